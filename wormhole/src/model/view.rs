@@ -1,0 +1,182 @@
+//! What is observed: what `list`, `inspect` and `status` show, and the requests and replies of the control API.
+
+use super::spec::{SegmentId, Spec};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Body of `POST /v1/segments`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRequest {
+    /// The segment and what hangs on it.
+    pub spec: Spec,
+}
+
+/// Answer to `POST /v1/segments`: all segments that were made, the root first.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CreateReply {
+    /// The new segments, the root first.
+    pub segments: Vec<SegmentView>,
+}
+
+/// Body of `POST /v1/ping`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PingRequest {
+    /// Another machine's daemon, `host` or `host:port`; none: the daemon that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+}
+
+/// Answer to `POST /v1/ping`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PingReply {
+    /// Round trip between the asked daemon and HOST's daemon in milliseconds; absent without a HOST.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_ms: Option<f64>,
+    /// Version of the daemon that answered last.
+    pub version: String,
+}
+
+/// The state of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// The head listens and the tail's place is there.
+    Listening,
+    /// The head's or the tail's place is not there (container stopped, namespace gone); it comes back by itself.
+    Waiting,
+    /// Deleted; open connections are finishing.
+    Draining,
+}
+
+/// Counters of connections, or of sessions for UDP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Connections {
+    /// Open now.
+    pub open: u64,
+    /// Accepted since the segment was made.
+    pub total: u64,
+    /// Accepted, but the tail could not be reached.
+    pub failed: u64,
+    /// Ended by a reset from either side.
+    pub reset: u64,
+    /// Why the last one failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// Payload bytes each way since the segment was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Bytes {
+    /// From head to tail.
+    pub to_tail: u64,
+    /// From tail to head.
+    pub to_head: u64,
+}
+
+/// One open connection (or UDP session).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConnectionView {
+    /// The client's address; empty for an unnamed unix socket.
+    pub client: String,
+    /// The tail's address.
+    pub tail: String,
+    /// Which way the bytes take: `relay`.
+    pub path: String,
+    /// Seconds since it was accepted.
+    pub age_s: u64,
+    /// Payload bytes each way.
+    pub bytes: Bytes,
+}
+
+/// A segment: desired and observed side by side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SegmentView {
+    /// Its id.
+    pub id: SegmentId,
+    /// The segment that it hangs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<SegmentId>,
+    /// What was asked for; `link` left out, the linked segment is a view of its own.
+    pub spec: Spec,
+    /// The head as it is: an URL with the port that was got.
+    pub head: String,
+    /// The tail as it is.
+    pub tail: String,
+    /// Listening, waiting, draining.
+    pub state: State,
+    /// Why it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Seconds since the epoch when it was made.
+    pub created: u64,
+    /// Connection counters.
+    pub connections: Connections,
+    /// Byte counters.
+    pub bytes: Bytes,
+    /// The open connections, newest first, at most 1000; only in `inspect`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<ConnectionView>,
+}
+
+/// What one part of the build is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BuildInfo {
+    /// Version of the daemon.
+    pub version: String,
+    /// Version of the embedded eBPF object, or none when it was built without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ebpf: Option<String>,
+}
+
+/// The Docker engine as the daemon sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DockerView {
+    /// Where it is expected.
+    pub host: String,
+    /// Its version when it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Why it does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Limits and how much of them is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LimitsView {
+    /// Connections open over all segments.
+    pub connections: u64,
+    /// At most so many (`--max-connections`).
+    pub max_connections: u64,
+    /// File descriptors that the process may open.
+    pub max_fds: u64,
+}
+
+/// Answer to `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatusView {
+    /// Versions.
+    pub build: BuildInfo,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Where the control API listens.
+    pub listeners: Vec<String>,
+    /// What is worth knowing and not an error, e.g. why there is no TCP listener.
+    pub notes: Vec<String>,
+    /// The Docker engine.
+    pub docker: DockerView,
+    /// Limits.
+    pub limits: LimitsView,
+    /// Relay threads.
+    pub workers: usize,
+    /// Number of segments.
+    pub segments: usize,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// The fast path, in one line.
+    pub fastpath: String,
+}
