@@ -4,13 +4,16 @@
 
 mod control;
 mod failure;
+mod run;
 mod spec;
 mod url;
 mod view;
 
 pub use control::{Control, ControlFuture};
 pub use failure::{Failure, FailureKind};
+pub use run::{Health, Mount, MountKind, RunError, RunSpec};
 pub use spec::{End, Link, Mode, Options, Place, SegmentId, Spec, Via};
+pub(crate) use url::is_container;
 pub use url::{Host, NsRef, Proto, Url, UrlError};
 pub use view::{
     BuildInfo, Bytes, ConnectionView, Connections, CreateReply, CreateRequest, DockerView, LimitsView, PingReply, PingRequest,
