@@ -18,6 +18,7 @@ pub mod api;
 pub mod cli;
 pub mod daemon;
 pub mod docker;
+pub mod fastpath;
 pub mod key;
 pub mod model;
 pub mod netns;

@@ -2,7 +2,7 @@
 
 mod root;
 
-pub use root::Root;
+pub use root::{Held, Root};
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};

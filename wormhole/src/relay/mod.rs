@@ -3,5 +3,6 @@
 
 mod route;
 pub mod stream;
+pub mod udp;
 
 pub use route::{Counters, RelayOptions, Route, Tail, Target, TargetAddr};

@@ -21,6 +21,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tokio::sync::oneshot;
 use worker::Worker;
 
@@ -52,7 +53,7 @@ struct Mailbox {
 enum Command {
     Listen(Arc<Listener>),
     Unlisten(u64, Arc<Done>),
-    Reset(Arc<Route>, Arc<Done>),
+    Reset(Arc<Route>, Instant, Arc<Done>),
     View(Arc<Route>, oneshot::Sender<Vec<ConnectionView>>),
     Resume,
     Stop,
@@ -156,10 +157,11 @@ impl Engine {
         receiver
     }
 
-    /// Resets all connections of `route`. When the returned channel speaks, their sockets are closed.
-    pub fn reset(&self, route: &Arc<Route>) -> oneshot::Receiver<()> {
+    /// Resets the connections of `route` that were accepted before `before`. When the returned channel speaks, their
+    /// sockets are closed.
+    pub fn reset(&self, route: &Arc<Route>, before: Instant) -> oneshot::Receiver<()> {
         let (done, receiver) = done();
-        self.shared.send_all(|| Command::Reset(Arc::clone(route), Arc::clone(&done)));
+        self.shared.send_all(|| Command::Reset(Arc::clone(route), before, Arc::clone(&done)));
         receiver
     }
 

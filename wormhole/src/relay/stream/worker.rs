@@ -173,9 +173,9 @@ impl Worker {
                         let _ = epoll::delete(&self.epoll, &listener.fd);
                     }
                 }
-                Command::Reset(route, _done) => {
-                    let slots: Vec<usize> =
-                        self.conns.iter().filter(|(_, c)| Arc::ptr_eq(&c.route, &route)).map(|(slot, _)| slot).collect();
+                Command::Reset(route, before, _done) => {
+                    let meant = |c: &Conn| Arc::ptr_eq(&c.route, &route) && c.since < before;
+                    let slots: Vec<usize> = self.conns.iter().filter(|(_, c)| meant(c)).map(|(slot, _)| slot).collect();
                     for slot in slots {
                         self.remove(slot);
                     }

@@ -1,0 +1,7 @@
+//! stub
+pub struct Embedded {
+    pub version: String,
+}
+pub fn embedded() -> Option<Embedded> {
+    None
+}
