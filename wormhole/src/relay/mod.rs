@@ -2,5 +2,6 @@
 //! applications that talk to each other directly.
 
 mod route;
+pub mod udp;
 
 pub use route::{Counters, RelayOptions, Route, Tail, Target, TargetAddr};
