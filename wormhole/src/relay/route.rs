@@ -105,6 +105,11 @@ impl Counters {
     /// Counts a connection whose tail could not be reached.
     pub fn fail(&self, why: &str) {
         self.failed.fetch_add(1, Relaxed);
+        self.note(why);
+    }
+
+    /// Notes an error that ended nothing, e.g. an ICMP message about one datagram.
+    pub fn note(&self, why: &str) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
     }
 
