@@ -59,7 +59,7 @@ impl Token {
             1 => Self::Listener(raw >> 2),
             side => Self::Conn {
                 slot: u32::try_from(raw >> 32).unwrap_or(u32::MAX),
-                generation: u32::try_from(raw >> 2).unwrap_or_default() & GENERATIONS,
+                generation: u32::try_from((raw >> 2) & u64::from(GENERATIONS)).unwrap_or_default(),
                 side: if side == 2 { Side::Head } else { Side::Tail },
             },
         }
