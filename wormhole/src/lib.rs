@@ -9,6 +9,7 @@
 //! | [`daemon`] | the owner of all state: desired records against observed kernel; reconcile, shut-down order |
 //! | [`segment`] | one wormhole: spec -> head listener -> tail |
 //! | [`relay`] | bytes in userspace: TCP, UDP sessions, unix; half-close, reset, back-pressure |
+//! | [`fastpath`] | the eBPF object that is built in and its version |
 //! | [`docker`] | the engine: resolve, inspect, follow restarts |
 //! | [`netns`] | open, enter, compare, create sockets inside; the only room that calls `setns` |
 //! | [`key`] | `key.secret`: load, check, derive |
