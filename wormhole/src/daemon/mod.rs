@@ -330,7 +330,7 @@ impl Daemon {
         StatusView {
             build: BuildInfo {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                ebpf: crate::fastpath::embedded().map(|e| e.version),
+                ebpf: crate::fastpath::embedded().map(|e| e.version.to_owned()),
             },
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),

@@ -64,7 +64,9 @@ impl Head {
         let (fd, bound) = bind_inet(site, end.proto, addr, &route.options).map_err(bind)?;
         head.addr = Some(bound);
         head.bound = Some(match end.proto {
-            Proto::Udp => Bound::Datagrams(relays.datagrams.add(fd, Arc::clone(route))),
+            Proto::Udp => Bound::Datagrams(
+                relays.datagrams.add(fd, Arc::clone(route)).map_err(|e| bind(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?,
+            ),
             Proto::Tcp | Proto::Unix => Bound::Stream(relays.streams.listen(fd, route, false)),
         });
         Ok(head)

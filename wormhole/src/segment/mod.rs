@@ -191,7 +191,8 @@ impl Segment {
             let _ = relays.streams.reset(&route, now).await;
         });
         if let Some(id) = self.observed().head.as_ref().and_then(Head::datagrams) {
-            self.context.relays.datagrams.retarget(id);
+            // Nobody has to wait for the sessions to be closed.
+            drop(self.context.relays.datagrams.retarget(id));
         }
     }
 
