@@ -113,7 +113,7 @@ fn a_tail_in_another_namespace_is_reached_there() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    std::io::Read::read_exact(place.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
+    io::Read::read_exact(place.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
     let namespace = Namespace::of_pid(place.id()).unwrap();
     assert!(!namespace.is_own());
     let socket = namespace.socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).unwrap();
