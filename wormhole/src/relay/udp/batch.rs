@@ -256,3 +256,36 @@ fn local_of(message: &RecvMsg<'_, '_, SockaddrStorage>, bound: Bound) -> Option<
         _ => None,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use rustix::fd::AsFd;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn a_pending_refusal_costs_no_datagram() {
+        let place = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = place.local_addr().unwrap();
+        drop(place);
+        let (source, input) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let tail = UdpSocket::bind("127.0.0.1:0").unwrap();
+        tail.connect(addr).unwrap();
+        // On loopback the ICMP message is there when `send` returns.
+        tail.send(b"refused").unwrap();
+        let place = UdpSocket::bind(addr).unwrap();
+        let mut batch = Batch::new();
+        for text in ["one", "", "three"] {
+            source.send_to(text.as_bytes(), input.local_addr().unwrap()).unwrap();
+        }
+        batch.recv_tail(input.as_fd()).unwrap();
+        let sent = batch.send_tail(tail.as_fd());
+        assert_eq!((sent.datagrams, sent.bytes, sent.error), (3, 8, Some(Errno::ECONNREFUSED)));
+        for text in ["one", "", "three"] {
+            let mut got = [0; 16];
+            let len = place.recv(&mut got).unwrap();
+            assert_eq!(&got[..len], text.as_bytes());
+        }
+    }
+}

@@ -104,3 +104,28 @@ fn what_is_no_bound_udp_socket_is_refused() {
         assert!(error.contains(why), "{error}");
     }
 }
+
+#[test]
+#[ignore = "needs CAP_SYS_ADMIN and the programs unshare and ip"]
+fn a_tail_in_another_namespace_is_reached_there() {
+    let mut place = std::process::Command::new("unshare")
+        .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 60"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    io::Read::read_exact(place.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
+    let namespace = Namespace::of_pid(place.id()).unwrap();
+    assert!(!namespace.is_own());
+    let socket = namespace.socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).unwrap();
+    rustix::net::bind(&socket, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
+    let socket = UdpSocket::from(socket);
+    socket.set_nonblocking(false).unwrap();
+    let echo = Echo::on(socket);
+    let (engine, route) = (engine(), route(&[], RelayOptions::default()));
+    route.set_tail(Tail::Ready(Target { namespace, addr: TargetAddr::Inet(vec![echo.addr]) }));
+    let (_, addr) = serve(&engine, "127.0.0.1:0", &route);
+    ask(&client(addr), b"over there");
+    ask(&client(addr), b"and again");
+    place.kill().unwrap();
+    place.wait().unwrap();
+}

@@ -104,5 +104,6 @@ proptest! {
             }
         }
         prop_assert!(open(&route) <= 2 * limit as u64);
+        ask(&client(SocketAddr::new([127, 0, 0, 1].into(), heads[1])), b"still alive");
     }
 }
