@@ -14,10 +14,13 @@ use crate::relay::Route;
 use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::sockopt;
+use rustix::net::{RecvFlags, sockopt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
+
+/// Turns that a side which failed gets for what it sent before.
+const LAST_TURNS: usize = 64;
 
 /// Which of the two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,12 @@ pub struct Conn {
     pub generation: u32,
     /// Index of the address that is being tried.
     pub attempt: usize,
+    /// When that address was tried first.
+    pub tried: Instant,
+    /// Why it could not even be asked so far.
+    pub trouble: Option<Errno>,
+    /// Its entry among the thread's deadlines.
+    pub deadline: Option<Instant>,
     /// True once the tail answered.
     pub open: bool,
     /// True once the client's socket is known to epoll.
@@ -49,6 +58,8 @@ pub struct Conn {
     tail_ready: Ready,
     to_tail: Pump,
     to_head: Pump,
+    /// The side that epoll has reported an error of.
+    failed: Option<Side>,
     /// When it was accepted.
     pub since: Instant,
 }
@@ -76,6 +87,9 @@ impl Conn {
             route,
             generation,
             attempt: 0,
+            tried: now,
+            trouble: None,
+            deadline: None,
             open: false,
             watched: false,
             active: now,
@@ -85,6 +99,7 @@ impl Conn {
             tail_ready: Ready::default(),
             to_tail: Pump::default(),
             to_head: Pump::default(),
+            failed: None,
             since: now,
         }
     }
@@ -122,14 +137,10 @@ impl Conn {
             Side::Tail => &mut self.tail_ready,
         };
         note(ready, flags);
-        let step = self.advance(scratch);
-        if flags.contains(EventFlags::ERR) && matches!(step, Step::Wait | Step::Again) {
-            // The other side does not read, so the pump did not come across the error by itself.
-            let fd = if side == Side::Head { Some(self.head()) } else { self.tail() };
-            let error = fd.and_then(|fd| sockopt::socket_error(fd).ok()).and_then(Result::err);
-            return Step::Reset(side, error.unwrap_or(Errno::CONNRESET));
+        if flags.contains(EventFlags::ERR) {
+            self.failed = Some(side);
         }
-        step
+        self.advance(scratch)
     }
 
     fn event_while_connecting(&mut self, side: Side, flags: EventFlags, scratch: &mut [u8]) -> Step {
@@ -144,10 +155,15 @@ impl Conn {
             }
             Side::Tail => {
                 let Some(tail) = self.tail() else { return Step::Wait };
-                match sockopt::socket_error(tail) {
-                    Ok(Err(e)) => return Step::ConnectFailed(e),
-                    Ok(Ok(())) if rustix::net::getpeername(tail).is_err() => return Step::Wait,
-                    Ok(Ok(())) | Err(_) => {}
+                if rustix::net::getpeername(tail).is_err() {
+                    // Not connected, or no longer. SO_ERROR would take the error away and leave an EOF behind; a look
+                    // at what there is to read tells a refusal from a server that answered and was gone at once.
+                    match rustix::net::recv(tail, &mut [0u8; 1], RecvFlags::PEEK) {
+                        Err(Errno::AGAIN | Errno::INTR) => return Step::Wait,
+                        Err(e @ (Errno::CONNRESET | Errno::PIPE)) => return Step::Reset(Side::Tail, e),
+                        Err(e) => return Step::ConnectFailed(e),
+                        Ok(_) => self.failed = Some(Side::Tail),
+                    }
                 }
                 self.open = true;
                 note(&mut self.tail_ready, flags);
@@ -158,35 +174,97 @@ impl Conn {
 
     /// Moves what can be moved, both ways.
     pub fn advance(&mut self, scratch: &mut [u8]) -> Step {
-        let Some(tail) = self.tail.as_ref().map(AsFd::as_fd).filter(|_| self.open) else { return Step::Wait };
-        let head = self.head.as_fd();
-        let counters = &self.route.counters;
-
-        let (up, moved_up) = self.to_tail.turn((head, &mut self.head_ready), (tail, &mut self.tail_ready), scratch);
-        if moved_up > 0 {
-            counters.to_tail.fetch_add(moved_up as u64, Relaxed);
+        if !self.open {
+            return Step::Wait;
         }
-        let (down, moved_down) = self.to_head.turn((tail, &mut self.tail_ready), (head, &mut self.head_ready), scratch);
-        if moved_down > 0 {
-            counters.to_head.fetch_add(moved_down as u64, Relaxed);
+        let mut up = self.turn(Side::Head, scratch);
+        let mut down = self.turn(Side::Tail, scratch);
+        if matches!(up, Turn::WriteFailed(_)) {
+            down = self.last_words(Side::Tail, scratch);
+        } else if matches!(down, Turn::WriteFailed(_)) {
+            up = self.last_words(Side::Head, scratch);
         }
-        if moved_up + moved_down > 0 && self.route.options.idle_timeout.is_some() {
-            self.active = Instant::now();
-        }
-        match (up, down) {
-            (Turn::ReadFailed(e), _) | (_, Turn::WriteFailed(e)) => Step::Reset(Side::Head, e),
-            (_, Turn::ReadFailed(e)) | (Turn::WriteFailed(e), _) => Step::Reset(Side::Tail, e),
+        let step = match (up, down) {
+            // A write that failed comes first: it took the error of that socket away, and what its reader makes of the
+            // rest (an EOF) means nothing.
+            (_, Turn::WriteFailed(e)) | (Turn::ReadFailed(e), _) => Step::Reset(Side::Head, e),
+            (Turn::WriteFailed(e), _) | (_, Turn::ReadFailed(e)) => Step::Reset(Side::Tail, e),
             (Turn::Ended, Turn::Ended) => Step::Over,
             (up, down) => {
-                if self.to_tail.end_to_hand_on() && hand_on_end(tail).is_err() {
-                    return Step::Reset(Side::Tail, Errno::CONNRESET);
-                }
-                if self.to_head.end_to_hand_on() && hand_on_end(head).is_err() {
-                    return Step::Reset(Side::Head, Errno::CONNRESET);
+                if let Some(side) = self.hand_on_ends() {
+                    return Step::Reset(side, Errno::CONNRESET);
                 }
                 if up == Turn::Again || down == Turn::Again { Step::Again } else { Step::Wait }
             }
+        };
+        match (step, self.failed) {
+            // The other side does not read, so the pump did not come across the error by itself.
+            (Step::Wait, Some(side)) => Step::Reset(side, self.error_of(side)),
+            (step, _) => step,
         }
+    }
+
+    /// One turn of the pump that reads from this side.
+    fn turn(&mut self, from: Side, scratch: &mut [u8]) -> Turn {
+        let Some(tail) = self.tail.as_ref().map(AsFd::as_fd) else { return Turn::Waiting };
+        let head = (self.head.as_fd(), &mut self.head_ready);
+        let tail = (tail, &mut self.tail_ready);
+        let counters = &self.route.counters;
+        let (turn, moved, count) = match from {
+            Side::Head => {
+                let (turn, moved) = self.to_tail.turn(head, tail, scratch);
+                (turn, moved, &counters.to_tail)
+            }
+            Side::Tail => {
+                let (turn, moved) = self.to_head.turn(tail, head, scratch);
+                (turn, moved, &counters.to_head)
+            }
+        };
+        if moved > 0 {
+            count.fetch_add(moved as u64, Relaxed);
+            if self.route.options.idle_timeout.is_some() {
+                self.active = Instant::now();
+            }
+        }
+        turn
+    }
+
+    /// A side takes nothing any more; what it sent before that is handed on as far as the other takes it at once.
+    fn last_words(&mut self, from: Side, scratch: &mut [u8]) -> Turn {
+        match from {
+            Side::Head => self.head_ready.readable = true,
+            Side::Tail => self.tail_ready.readable = true,
+        }
+        // Bounded by its receive buffer, for nothing arrives any more; the limit is for what we did not think of.
+        for _ in 0..LAST_TURNS {
+            let turn = self.turn(from, scratch);
+            if turn != Turn::Again {
+                return turn;
+            }
+        }
+        Turn::Again
+    }
+
+    /// Hands EOF on where a direction has ended. The side that could not take it, if one could not.
+    fn hand_on_ends(&mut self) -> Option<Side> {
+        let tail = self.tail.as_ref().map(AsFd::as_fd)?;
+        if self.to_tail.end_to_hand_on() && hand_on_end(tail).is_err() {
+            return Some(Side::Tail);
+        }
+        if self.to_head.end_to_hand_on() && hand_on_end(self.head.as_fd()).is_err() {
+            return Some(Side::Head);
+        }
+        None
+    }
+
+    fn error_of(&self, side: Side) -> Errno {
+        let fd = if side == Side::Head { Some(self.head()) } else { self.tail() };
+        fd.and_then(|fd| sockopt::socket_error(fd).ok()).and_then(Result::err).unwrap_or(Errno::CONNRESET)
+    }
+
+    /// True while bytes are here that were read and not written yet.
+    pub fn is_stuck(&self) -> bool {
+        self.to_tail.is_stuck() || self.to_head.is_stuck()
     }
 
     /// Takes the reset-on-close back from both sockets: dropping the connection now ends it with FIN.
@@ -195,6 +273,13 @@ impl Conn {
         if let Some(tail) = self.tail() {
             end_orderly(tail);
         }
+    }
+
+    /// Closes both sockets, and counts it as closed after that.
+    pub fn close(self) {
+        let Self { route, head, tail, .. } = self;
+        drop((head, tail));
+        route.counters.open.fetch_sub(1, Relaxed);
     }
 
     /// How `inspect` shows it.

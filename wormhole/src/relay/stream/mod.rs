@@ -6,6 +6,7 @@ mod listener;
 mod pump;
 mod socket;
 mod timers;
+mod token;
 mod worker;
 
 pub use socket::prepare_tcp;
@@ -46,8 +47,15 @@ struct Shared {
 }
 
 struct Mailbox {
-    commands: Mutex<Vec<Command>>,
+    /// None once the thread has ended: what is sent to it then is dropped, and so answered.
+    commands: Mutex<Option<Vec<Command>>>,
     wake: OwnedFd,
+}
+
+impl Mailbox {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<Command>>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 enum Command {
@@ -76,14 +84,24 @@ impl Shared {
         let Some(mailbox) = self.mailboxes.get(index) else { return Vec::new() };
         // The eventfd first: a command that comes in between wakes once more, and that does no harm.
         let _ = rustix::io::read(&mailbox.wake, &mut [0u8; 8]);
-        std::mem::take(&mut *mailbox.commands.lock().unwrap_or_else(PoisonError::into_inner))
+        mailbox.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     fn send(&self, index: usize, command: Command) {
         let Some(mailbox) = self.mailboxes.get(index) else { return };
-        mailbox.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        match &mut *mailbox.lock() {
+            Some(commands) => commands.push(command),
+            None => return,
+        }
         // Fails only when the counter is full, and then the thread is awake anyway.
         let _ = rustix::io::write(&mailbox.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Called by a thread that ends.
+    fn close_mailbox(&self, index: usize) {
+        let left = self.mailboxes.get(index).and_then(|mailbox| mailbox.lock().take());
+        // Outside of the lock: what is dropped may close sockets and wake somebody.
+        drop(left);
     }
 
     fn send_all(&self, command: impl Fn() -> Command) {
@@ -128,7 +146,7 @@ impl Engine {
     pub fn start(workers: usize, max_connections: usize) -> io::Result<Self> {
         let mailbox = |_| {
             let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            Ok(Mailbox { commands: Mutex::new(Vec::new()), wake })
+            Ok(Mailbox { commands: Mutex::new(Some(Vec::new())), wake })
         };
         let mailboxes = (0..workers.max(1)).map(mailbox).collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared { max_connections, open: AtomicUsize::new(0), waiting: AtomicUsize::new(0), mailboxes });

@@ -67,6 +67,11 @@ impl Pump {
         self.ended && !std::mem::replace(&mut self.handed_on, self.ended)
     }
 
+    /// True while something was read and not written yet.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.is_some()
+    }
+
     /// Moves what can be moved from `src` to `dst`. Returns how the turn ended and how many bytes were written.
     pub fn turn(
         &mut self,

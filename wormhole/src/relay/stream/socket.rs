@@ -52,48 +52,78 @@ pub enum Attempt {
     Done(OwnedFd),
     /// Under way: writable or an error when it is decided.
     Pending(OwnedFd),
-    /// The queue of a unix listener is full; nothing tells when it is not, so ask again soon.
-    Busy,
+    /// It cannot be asked now and nothing tells when it can, so ask again soon: EAGAIN when the queue of a unix
+    /// listener is full, or what we have run out of.
+    Busy(Errno),
 }
 
 /// Starts to connect to the `index`-th address of the target.
 ///
 /// # Errors
-/// The error and whether it came from making the socket (`true`: out of descriptors, no right) or from connecting.
-pub fn connect(target: &Target, index: usize, options: &RelayOptions) -> Result<Attempt, (Errno, bool)> {
+/// The kernel's answer.
+pub fn connect(target: &Target, index: usize, options: &RelayOptions) -> Result<Attempt, Errno> {
     match &target.addr {
-        TargetAddr::Inet(addrs) => {
-            let addr = addrs.get(index).ok_or((Errno::ADDRNOTAVAIL, false))?;
-            connect_inet(target, *addr, options)
-        }
+        TargetAddr::Inet(addrs) => connect_inet(target, *addrs.get(index).ok_or(Errno::ADDRNOTAVAIL)?, options),
         TargetAddr::Unix { root, path } => {
-            let held = root.socket(path).map_err(|e| (errno_of(&e), false))?;
-            let addr = SocketAddrUnix::new(held.path()).map_err(|e| (e, false))?;
+            let held = root.socket(path).map_err(|e| errno_of(&e))?;
+            let addr = SocketAddrUnix::new(held.path())?;
             let fd = make(target, AddressFamily::UNIX)?;
             match rustix::net::connect(&fd, &addr) {
                 Ok(()) => Ok(Attempt::Done(fd)),
-                Err(Errno::AGAIN) => Ok(Attempt::Busy),
-                Err(e) => Err((e, false)),
+                Err(Errno::AGAIN) => Ok(Attempt::Busy(Errno::AGAIN)),
+                Err(e) => Err(e),
             }
         }
     }
 }
 
-fn connect_inet(target: &Target, addr: SocketAddr, options: &RelayOptions) -> Result<Attempt, (Errno, bool)> {
-    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let fd = make(target, family)?;
-    prepare_tcp(fd.as_fd(), options).map_err(|e| (e, true))?;
-    match rustix::net::connect(&fd, &addr) {
-        Ok(()) => Ok(Attempt::Done(fd)),
-        // Within one machine the handshake is over when connect returns, although it says EINPROGRESS.
-        Err(Errno::INPROGRESS) if rustix::net::getpeername(&fd).is_ok() => Ok(Attempt::Done(fd)),
-        Err(Errno::INPROGRESS) => Ok(Attempt::Pending(fd)),
-        Err(e) => Err((e, false)),
+/// How many addresses there are to try.
+pub fn addresses(addr: &TargetAddr) -> usize {
+    match addr {
+        TargetAddr::Inet(addrs) => addrs.len(),
+        TargetAddr::Unix { .. } => 1,
     }
 }
 
-fn make(target: &Target, family: AddressFamily) -> Result<OwnedFd, (Errno, bool)> {
-    target.namespace.socket(family, SocketType::STREAM, None).map_err(|e| (errno_of(&e), true))
+fn connect_inet(target: &Target, addr: SocketAddr, options: &RelayOptions) -> Result<Attempt, Errno> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = make(target, family)?;
+    prepare_tcp(fd.as_fd(), options)?;
+    match rustix::net::connect(&fd, &addr) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(e) => return Err(e),
+    }
+    // Within one machine the handshake is over when connect returns, although it says EINPROGRESS.
+    let Ok(peer) = rustix::net::getpeername(&fd) else { return Ok(Attempt::Pending(fd)) };
+    if rustix::net::getsockname(&fd).ok() == peer {
+        // Nothing listens there, and the kernel happened to give that very port to our end: TCP connects a socket to
+        // itself then, and the client would talk to its own echo.
+        return Err(Errno::CONNREFUSED);
+    }
+    Ok(Attempt::Done(fd))
+}
+
+fn make(target: &Target, family: AddressFamily) -> Result<OwnedFd, Errno> {
+    target.namespace.socket(family, SocketType::STREAM, None).map_err(|e| errno_of(&e))
+}
+
+/// Why an address of the tail was not reached, with what the user can do.
+pub fn explain(addr: &TargetAddr, index: usize, error: Errno) -> String {
+    let to = match addr {
+        TargetAddr::Inet(addrs) => addrs.get(index).map(ToString::to_string).unwrap_or_default(),
+        TargetAddr::Unix { path, .. } => path.clone(),
+    };
+    let means = match error {
+        Errno::CONNREFUSED => "nothing listens there",
+        Errno::NOENT => "there is no such socket",
+        Errno::NETUNREACH | Errno::HOSTUNREACH => "no route from that namespace",
+        Errno::TIMEDOUT => "no answer",
+        Errno::AGAIN => "its queue of connections stayed full",
+        Errno::MFILE | Errno::NFILE => "no descriptor is left; raise `ulimit -n` of wormholed",
+        Errno::ADDRNOTAVAIL => "no such address there, or no free port",
+        _ => return format!("tail {to}: {error}"),
+    };
+    format!("tail {to}: {means} ({error})")
 }
 
 fn errno_of(error: &crate::netns::NetnsError) -> Errno {

@@ -1,35 +1,41 @@
-//! Deadlines of connections. A deadline is looked at when it comes and never taken back: the connection says then
-//! whether it still stands, which spares all bookkeeping while bytes move.
+//! Deadlines of connections, at most one each. It is moved only when it comes: the connection says then whether it
+//! still stands, which spares all bookkeeping while bytes move. It is taken back when the connection ends, so that
+//! there are never more deadlines than connections, however short those live and however long a deadline is.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// Deadlines, the nearest first.
 #[derive(Debug, Default)]
-pub struct Timers(BinaryHeap<Reverse<(Instant, u32, u32)>>);
+pub struct Timers(BTreeSet<(Instant, u32, u32)>);
 
 impl Timers {
-    /// Asks to be reminded of a connection.
-    pub fn push(&mut self, at: Instant, slot: u32, generation: u32) {
-        self.0.push(Reverse((at, slot, generation)));
+    /// Sets a connection's only deadline to `at`; `kept` is where the connection remembers it.
+    pub fn set(&mut self, kept: &mut Option<Instant>, at: Option<Instant>, slot: u32, generation: u32) {
+        if let Some(old) = std::mem::replace(kept, at) {
+            self.0.remove(&(old, slot, generation));
+        }
+        if let Some(at) = at {
+            self.0.insert((at, slot, generation));
+        }
     }
 
     /// The nearest deadline.
     pub fn next(&self) -> Option<Instant> {
-        self.0.peek().map(|Reverse((at, ..))| *at)
+        self.0.first().map(|(at, ..)| *at)
     }
 
-    /// A connection whose deadline has come.
+    /// A connection whose deadline has come. It has none any more.
     pub fn pop(&mut self, now: Instant) -> Option<(u32, u32)> {
         if self.next()? > now {
             return None;
         }
-        self.0.pop().map(|Reverse((_, slot, generation))| (slot, generation))
+        self.0.pop_first().map(|(_, slot, generation)| (slot, generation))
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::time::Duration;
@@ -38,13 +44,26 @@ mod tests {
     fn deadlines_come_in_order_and_not_before_their_time() {
         let start = Instant::now();
         let mut timers = Timers::default();
-        timers.push(start + Duration::from_secs(2), 2, 0);
-        timers.push(start + Duration::from_secs(1), 1, 0);
+        timers.set(&mut None, Some(start + Duration::from_secs(2)), 2, 0);
+        timers.set(&mut None, Some(start + Duration::from_secs(1)), 1, 0);
         assert_eq!(timers.next(), Some(start + Duration::from_secs(1)));
         assert_eq!(timers.pop(start), None);
         let late = start + Duration::from_secs(3);
         assert_eq!(timers.pop(late), Some((1, 0)));
         assert_eq!(timers.pop(late), Some((2, 0)));
         assert_eq!(timers.pop(late), None);
+    }
+
+    #[test]
+    fn a_connection_has_one_deadline_and_takes_it_along() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        let mut kept = None;
+        timers.set(&mut kept, Some(start + Duration::from_secs(9)), 1, 5);
+        timers.set(&mut kept, Some(start + Duration::from_secs(3)), 1, 5);
+        assert_eq!(kept.unwrap(), timers.next().unwrap());
+        assert_eq!(timers.0.len(), 1);
+        timers.set(&mut kept, None, 1, 5);
+        assert_eq!((kept, timers.next()), (None, None));
     }
 }
