@@ -1,1 +1,3 @@
-//! To be written.
+//! The owner of all state. To be written.
+
+pub mod config;
