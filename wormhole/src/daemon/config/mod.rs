@@ -230,8 +230,11 @@ fn split(value: &str) -> Vec<String> {
 fn note_unknown_variables(env: &BTreeMap<String, OsString>, notes: &mut Vec<String>) {
     let known: Vec<String> = SETTINGS.iter().map(|s| variable(s)).chain(["WORMHOLE_CONFIG".to_owned()]).collect();
     for name in env.keys().filter(|name| name.starts_with("WORMHOLE_") && !known.contains(name)) {
-        if let Some(near) = error::nearest(name, known.iter().map(String::as_str)) {
-            notes.push(format!("environment variable {name} is not a setting, did you mean {near}?"));
+        // Without the prefix, which makes all of them alike.
+        let short = |name: &str| name.trim_start_matches("WORMHOLE_").to_owned();
+        let candidates: Vec<String> = known.iter().map(|known| short(known)).collect();
+        if let Some(near) = error::nearest(&short(name), candidates.iter().map(String::as_str)) {
+            notes.push(format!("environment variable {name} is not a setting, did you mean WORMHOLE_{near}?"));
         }
     }
 }
