@@ -1,6 +1,7 @@
 //! The OpenAPI document, made from the types and handlers themselves.
 
 use super::routes;
+use crate::model::{End, Link, Mode, Options, Place, Proto, Spec, Via};
 use std::sync::OnceLock;
 use utoipa::OpenApi;
 
@@ -22,7 +23,9 @@ use utoipa::OpenApi;
         routes::ping,
         routes::pong,
         routes::describe,
-    )
+    ),
+    // A segment holds a segment: the macro does not follow the types around the circle.
+    components(schemas(Link, Spec, Via, End, Options, Place, Proto, Mode))
 )]
 struct Api;
 

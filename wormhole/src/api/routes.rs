@@ -153,8 +153,8 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<StatusView>, R
 pub(super) async fn ping(State(app): State<App>, request: Request) -> Result<Json<PingReply>, Refusal> {
     let PingRequest { host } = read(request, Some(PingRequest::default())).await?;
     let Some(host) = host else { return Ok(pong().await) };
-    let client = Client::with_identity(&host, app.identity.as_ref()).map_err(|e| unreachable(&host, e))?;
-    Ok(Json(client.measure().await.map_err(|e| unreachable(&host, e))?))
+    let client = Client::with_identity(&host, app.identity.as_ref()).map_err(|e| unreachable(&host, &e))?;
+    Ok(Json(client.measure().await.map_err(|e| unreachable(&host, &e))?))
 }
 
 /// The smallest question there is.
@@ -170,8 +170,8 @@ pub(super) async fn describe() -> impl IntoResponse {
 }
 
 /// What a client's error is to somebody who asked a daemon to be that client.
-fn unreachable(host: &str, error: ClientError) -> Failure {
-    let (kind, hint) = match &error {
+fn unreachable(host: &str, error: &ClientError) -> Failure {
+    let (kind, hint) = match error {
         ClientError::Refused(failure) => (failure.kind, failure.hint.clone()),
         ClientError::Host(_) => (FailureKind::Invalid, Some("HOST, HOST:PORT or unix:///path".to_owned())),
         ClientError::Unreachable { hint, .. } => (FailureKind::Failed, Some(hint.clone())),

@@ -291,7 +291,7 @@ fn name(proto: Proto) -> &'static str {
     }
 }
 
-fn invalid<T>(at: &str, what: String, hint: &str) -> Result<T, Failure> {
+fn invalid<T>(at: &str, what: impl std::fmt::Display, hint: &str) -> Result<T, Failure> {
     Err(Failure::new(FailureKind::Invalid, format!("{at}: {what}")).hint(hint))
 }
 

@@ -4,6 +4,7 @@
 //! Changes happen one after the other (`changes`), readers never wait for them. A segment is made from its end
 //! backwards, so that a head is listened on only when everything behind it is there, and undone from its head on.
 
+pub mod config;
 mod follow;
 mod plan;
 mod records;
