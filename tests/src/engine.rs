@@ -23,7 +23,7 @@ pub struct Engine {
     child: Child,
     dir: PathBuf,
     log: PathBuf,
-    /// From start to the first answer.
+    /// From the last start to the first answer.
     pub took: Duration,
     /// True when its default bridge works; false when it runs without iptables and only `--network none` is of use.
     pub bridge: bool,
@@ -45,41 +45,47 @@ impl Engine {
         }
     }
 
+    /// Starts one that leaves the network alone: containers have `--network none` or that of another container. For a
+    /// test that needs an engine of its own beside the shared one.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_plain() -> Result<Self> {
+        if !boxed::in_box() {
+            bail!("a private Docker engine is started only in a box");
+        }
+        Self::try_start(false)
+    }
+
     fn try_start(bridge: bool) -> Result<Self> {
-        let dockerd = run::find("dockerd").ok_or_else(|| anyhow!("dockerd is not installed (package docker.io)"))?;
         let dir = boxed::fresh_dir()?;
         let log = boxed::log_dir(&dir).join(format!("{}.dockerd.log", run::unique("d")));
-        let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let data = match std::env::var_os("WORMHOLE_BOX_DATA") {
-            Some(disk) => PathBuf::from(disk).join(run::unique("docker")),
-            None => dir.join("data"),
-        };
-        let began = Instant::now();
-        // setpriv: an engine must not outlive a test binary that is killed or that simply returns from main.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "--"]).arg(dockerd);
-        command.arg("--data-root").arg(data).arg("--exec-root").arg(dir.join("exec"));
-        command.arg("--pidfile").arg(dir.join("pid")).arg("--host").arg(format!("unix://{}", socket_of(&dir).display()));
-        // In a box there is no systemd to ask for cgroups, though the machine may have one.
-        command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--config-file"]).arg(empty_config(&dir)?);
-        if !bridge {
-            command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
-        }
-        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-        let child = spawn_from_lasting_thread(command)?;
+        let child = launch(&dir, &log, bridge)?;
         let mut engine = Self { child, dir, log, took: Duration::ZERO, bridge };
-        let up = wait::poll("dockerd to answer", Duration::from_secs(30), || {
-            if let Ok(Some(status)) = engine.child.try_wait() {
-                return Ok(Err(anyhow!("dockerd ended: {status}")));
-            }
-            ping(&socket_of(&engine.dir)).map(Ok)
+        engine.wait_ready()?;
+        Ok(engine)
+    }
+
+    /// Stops it and starts it again on the same socket with the same containers (which are stopped).
+    ///
+    /// # Errors
+    /// When it does not stop or does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        self.terminate()?;
+        self.child = launch(&self.dir, &self.log, self.bridge)?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let socket = socket_of(&self.dir);
+        let up = wait::poll("dockerd to answer", Duration::from_secs(30), || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(Err(anyhow!("dockerd ended: {status}"))),
+            _ => ping(&socket).map(Ok),
         })
         .and_then(|answer| answer);
-        if let Err(error) = up {
-            return Err(error.context(format!("dockerd did not come up; the end of its log:\n{}", tail(&engine.log, 15))));
-        }
-        engine.took = began.elapsed();
-        Ok(engine)
+        self.took = began.elapsed();
+        up.with_context(|| format!("dockerd did not come up; the end of its log:\n{}", tail(&self.log, 15)))
     }
 
     /// Address as `-H`, `--docker` and DOCKER_HOST take it.
@@ -150,12 +156,36 @@ pub fn shared() -> Result<&'static Docker, String> {
             return Ok(docker);
         }
         let engine = Engine::start().map_err(|e| format!("no Docker engine: {e:#}"))?;
+        println!("dockerd answered after {} ms", engine.took.as_millis());
         let docker = engine.docker();
         // Statics are not dropped. The parent-death signal stops it.
         std::mem::forget(engine);
         Ok(docker)
     });
     shared.as_ref().map_err(Clone::clone)
+}
+
+fn launch(dir: &Path, log: &Path, bridge: bool) -> Result<Child> {
+    let dockerd = run::find("dockerd").ok_or_else(|| anyhow!("dockerd is not installed (package docker.io)"))?;
+    let out = File::options().create(true).append(true).open(log);
+    let out = out.with_context(|| format!("cannot write {}", log.display()))?;
+    // The box's own file system is memory; WORMHOLE_BOX_DATA names a directory on disk for machines with little of it.
+    let data = match (std::env::var_os("WORMHOLE_BOX_DATA"), dir.file_name()) {
+        (Some(disk), Some(name)) => PathBuf::from(disk).join(name),
+        _ => dir.join("data"),
+    };
+    // setpriv: an engine must not outlive a test binary that is killed or that simply returns from main.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--"]).arg(dockerd);
+    command.arg("--data-root").arg(data).arg("--exec-root").arg(dir.join("exec"));
+    command.arg("--pidfile").arg(dir.join("pid")).arg("--host").arg(format!("unix://{}", socket_of(dir).display()));
+    // In a box there is no systemd to ask for cgroups, though the machine may have one.
+    command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--config-file"]).arg(empty_config(dir)?);
+    if !bridge {
+        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
+    }
+    command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+    spawn_from_lasting_thread(command)
 }
 
 fn socket_of(dir: &Path) -> PathBuf {

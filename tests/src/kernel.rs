@@ -1,12 +1,14 @@
 //! What the kernel holds, written down so that before and after can be compared: after a segment is deleted they must
 //! be equal.
 
+use crate::process::net_namespace;
 use crate::run;
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::process::Command;
 
 /// A network namespace to look into.
@@ -131,11 +133,9 @@ fn unix_listener(line: &str) -> Option<Listener> {
 /// When /proc cannot be read.
 pub fn namespaces() -> Result<BTreeMap<String, BTreeSet<String>>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let mut note = |path: &std::path::Path, who: String| {
-        if let Ok(target) = fs::read_link(path)
-            && target.to_string_lossy().starts_with("net:[")
-        {
-            found.entry(target.to_string_lossy().into_owned()).or_default().insert(who);
+    let mut note = |path: &Path, who: String| {
+        if let Some(namespace) = net_namespace(path) {
+            found.entry(namespace).or_default().insert(who);
         }
     };
     for entry in fs::read_dir("/proc").context("cannot read /proc")?.flatten() {
@@ -150,16 +150,8 @@ pub fn namespaces() -> Result<BTreeMap<String, BTreeSet<String>>> {
             note(&fd.path(), format!("{who} (descriptor)"));
         }
     }
-    use std::os::unix::fs::MetadataExt;
-    let own = fs::metadata("/proc/self/ns/net")?.dev();
     for name in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-        // Behind a name without a namespace is a plain file of another device.
-        if let Ok(meta) = fs::metadata(name.path())
-            && meta.dev() == own
-        {
-            let who = format!("/run/netns/{}", name.file_name().to_string_lossy());
-            found.entry(format!("net:[{}]", meta.ino())).or_default().insert(who);
-        }
+        note(&name.path(), format!("/run/netns/{}", name.file_name().to_string_lossy()));
     }
     Ok(found)
 }
@@ -170,7 +162,7 @@ pub struct KernelState(BTreeMap<String, BTreeSet<String>>);
 
 impl KernelState {
     /// Listeners, links, addresses, routes, IPsec policies and SAs of the given namespaces (the label tells them apart in
-    /// a diff), and all namespaces there are.
+    /// a diff). Tests run side by side: give namespaces that only this test uses, and not [`Ns::Own`].
     ///
     /// # Errors
     /// When a namespace is gone.
@@ -192,9 +184,29 @@ impl KernelState {
                 sections.insert(format!("{label}: {what}"), text.lines().map(steady).collect());
             }
         }
-        let ids = namespaces()?.into_keys().collect();
-        sections.insert("network namespaces".to_owned(), ids);
         Ok(Self(sections))
+    }
+
+    /// And what process `pid` holds: descriptors by kind, namespaces held and entered.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn with_process(mut self, label: &str, pid: u32) -> Result<Self> {
+        let holds = crate::process::Holds::of(pid)?;
+        let fds = holds.fds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        self.0.insert(format!("{label}: descriptors"), fds);
+        self.0.insert(format!("{label}: namespaces held"), holds.namespaces);
+        self.0.insert(format!("{label}: namespaces entered"), holds.entered);
+        Ok(self)
+    }
+
+    /// And all network namespaces there are. Only for a test that nothing runs beside.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn with_namespaces(mut self) -> Result<Self> {
+        self.0.insert("network namespaces".to_owned(), namespaces()?.into_keys().collect());
+        Ok(self)
     }
 
     /// What differs, one line each: `- ` was there before, `+ ` is new. Empty when equal.
@@ -214,14 +226,14 @@ impl KernelState {
         text
     }
 
-    /// Waits until the kernel looks like this again: a process that was just killed leaves its sockets a moment later.
+    /// Waits until `look` gives this state again: a process that was just killed leaves its sockets a moment later.
     ///
     /// # Panics
     /// After 10 s, with the difference.
     #[track_caller]
-    pub fn wait_equal(&self, places: &[(&str, Ns)]) {
+    pub fn wait_equal(&self, mut look: impl FnMut() -> Result<Self>) {
         let again = crate::wait::poll("the kernel to look as before", std::time::Duration::from_secs(10), || {
-            let diff = self.diff(&Self::of(places).map_err(|e| format!("{e:#}"))?);
+            let diff = self.diff(&look().map_err(|e| format!("{e:#}"))?);
             if diff.is_empty() { Ok(()) } else { Err(format!("\n{diff}")) }
         });
         if let Err(error) = again {

@@ -3,6 +3,8 @@
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// What a process holds at this moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,17 +26,20 @@ impl Holds {
         let mut holds = Self::default();
         let dir = format!("/proc/{pid}/fd");
         for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {dir}"))? {
+            let path = entry?.path();
             // One that was closed in between is not held.
-            let Ok(target) = fs::read_link(entry?.path()) else { continue };
+            let Ok(target) = fs::read_link(&path) else { continue };
             let target = target.to_string_lossy().into_owned();
-            let kind = match target.split_once(':') {
-                Some((kind, _)) if !target.starts_with('/') => kind.to_owned(),
-                _ => "file".to_owned(),
+            let kind = if let Some(namespace) = net_namespace(&path) {
+                holds.namespaces.insert(namespace);
+                "net"
+            } else {
+                match target.split_once(':') {
+                    Some((kind, _)) if !target.starts_with('/') => kind,
+                    _ => "file",
+                }
             };
-            if kind == "net" {
-                holds.namespaces.insert(target);
-            }
-            *holds.fds.entry(kind).or_default() += 1;
+            *holds.fds.entry(kind.to_owned()).or_default() += 1;
         }
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             if let Ok(ns) = fs::read_link(task?.path().join("ns/net")) {
@@ -48,6 +53,20 @@ impl Holds {
     pub fn count(&self) -> usize {
         self.fds.values().sum()
     }
+}
+
+/// The network namespace behind a link in /proc or a name under /run/netns, as `net:[inode]`. A descriptor that was
+/// opened through a name shows that name and not the namespace, so the device tells.
+pub(crate) fn net_namespace(path: &Path) -> Option<String> {
+    let target = fs::read_link(path).unwrap_or_default();
+    let target = target.to_string_lossy();
+    if target.starts_with("net:[") {
+        return Some(target.into_owned());
+    }
+    let other_kind = target.split_once(":[").is_some_and(|(kind, _)| kind.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+    let meta = fs::metadata(path).ok()?;
+    let nsfs = fs::metadata("/proc/self/ns/net").ok()?.dev();
+    (meta.dev() == nsfs && !other_kind).then(|| format!("net:[{}]", meta.ino()))
 }
 
 /// Resident memory of process `pid` in bytes.

@@ -28,9 +28,7 @@ pub(super) fn of(image: Image) -> Recipe {
             changes: &[r#"CMD ["/usr/sbin/mariadbd", "--defaults-file=/etc/my.cnf"]"#],
             fill: mysql,
         },
-        Image::Nginx => {
-            Recipe { packages: &["busybox-static", "nginx"], changes: &[r#"CMD ["/usr/sbin/nginx"]"#], fill: nginx }
-        }
+        Image::Nginx => Recipe { packages: &["busybox-static", "nginx"], changes: &[r#"CMD ["/usr/sbin/nginx"]"#], fill: nginx },
         Image::Dns => Recipe {
             packages: &["busybox-static", "dnsmasq-base", "ldnsutils"],
             changes: &[r#"CMD ["/usr/sbin/dnsmasq", "--conf-file=/etc/dnsmasq.conf"]"#],
@@ -68,6 +66,7 @@ fn mysql(stage: &Stage) -> Result<()> {
         "[mariadbd]\nuser=root\ndatadir=/var/lib/mysql\nbind-address=127.0.0.1\nport=3306\n\
          socket=/run/mysqld/mysqld.sock\npid-file=/run/mysqld/mysqld.pid\nlc-messages-dir=/usr/share/mysql\n\
          init-file=/etc/init.sql\nskip-name-resolve\nskip-log-bin\ninnodb-log-file-size=4M\n\
+         innodb-data-file-path=ibdata1:8M:autoextend\ninnodb-autoextend-increment=1\n\
          innodb-buffer-pool-size=16M\ninnodb-use-native-aio=0\nperformance-schema=0\n",
     )?;
     // Run at every start, before the first connection is accepted.
@@ -85,7 +84,9 @@ fn mysql(stage: &Stage) -> Result<()> {
     let data = stage.dir("var/lib/mysql", 0o755)?;
     let mut bake = Command::new("mariadb-install-db");
     bake.args(["--no-defaults", "--user=root", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-    bake.args(["--innodb-log-file-size=4M", "--innodb-use-native-aio=0", "--innodb-data-file-path=ibdata1:8M:autoextend"]);
+    // Sizes as in my.cnf, or the server refuses the files; the default step of 64 MiB would be most of the image.
+    bake.args(["--innodb-log-file-size=4M", "--innodb-use-native-aio=0"]);
+    bake.args(["--innodb-data-file-path=ibdata1:8M:autoextend", "--innodb-autoextend-increment=1"]);
     bake.arg(format!("--datadir={}", data.display()));
     run::text(&mut bake).context("cannot make the data directory")?;
     // A scratch file that the server makes anew.
@@ -112,7 +113,8 @@ fn dns(stage: &Stage) -> Result<()> {
     stage.program("dnsmasq", "usr/sbin/dnsmasq")?;
     stage.program("drill", "usr/bin/drill")?;
     stage.dir("var/lib/misc", 0o755)?;
-    let big = format!("txt-record=big.wormhole.test{}\n", format!(",{}", "w".repeat(250)).repeat(4));
+    // dnsmasq takes lines of at most 1 KiB.
+    let big = format!("txt-record=big.wormhole.test{}\n", format!(",{}", "w".repeat(240)).repeat(4));
     stage.write(
         "etc/dnsmasq.conf",
         format!(
