@@ -6,8 +6,13 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::sync::OnceLock;
 
+mod cgroup;
+
 /// Set to 1 inside.
 pub const ENV: &str = "WORMHOLE_BOX";
+
+/// Inside, the cgroup that containers go below.
+pub const CGROUP_ENV: &str = "WORMHOLE_BOX_CGROUP";
 
 /// The shell stays the first process: it collects the orphans that engines leave behind, and Ctrl-C ends its child
 /// (a first process itself is immune to it), whereupon the whole box ends. /run is a tmpfs, so that the sockets,
@@ -63,7 +68,7 @@ pub fn inside(command: &Command) -> Result<Command> {
     if let Some(dir) = command.get_current_dir() {
         outer.current_dir(dir);
     }
-    outer.env(ENV, "1");
+    outer.env(ENV, "1").env(CGROUP_ENV, cgroup::name());
     Ok(outer)
 }
 
@@ -72,7 +77,11 @@ pub fn inside(command: &Command) -> Result<Command> {
 /// # Errors
 /// When the box cannot be made.
 pub fn enter(command: &Command) -> Result<ExitStatus> {
-    inside(command)?.status().context("cannot start unshare (package util-linux)")
+    // Also what boxes left that were killed together with the process that made them.
+    cgroup::sweep();
+    let status = inside(command)?.status().context("cannot start unshare (package util-linux)");
+    cgroup::sweep();
+    status
 }
 
 /// Runs this very program with the same arguments in a fresh box, unless it is in one already.

@@ -139,7 +139,7 @@ impl Setup {
         .and_then(|answer| answer);
         match up {
             Ok(()) => Ok(daemon),
-            Err(error) => Err(error.context(format!("the end of its log:\n{}", tail(&daemon.log, 20)))),
+            Err(error) => bail!("{error:#}; the end of its log:\n{}", tail(&daemon.log, 20)),
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::kernel::{self, Ns};
 use crate::run::{self, Output};
 use crate::{images, wait};
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use std::process::Command;
 use std::time::Duration;
 
@@ -133,7 +133,7 @@ impl Container {
             let fine = done.status.success() && good(&done.stdout);
             if fine { Ok(done.stdout) } else { Err(format!("{}{}", done.stdout, done.stderr)) }
         })
-        .with_context(|| format!("log of {}:\n{}", self.name, self.logs()))
+        .map_err(|error| anyhow!("{error:#}\nlog of {}:\n{}", self.name, self.logs()))
     }
 
     /// Waits until something in it listens on `port` (`tcp` or `udp`), without connecting to it.
@@ -146,7 +146,7 @@ impl Container {
             let all = kernel::listeners(&ns).map_err(|e| format!("{e:#}"))?;
             all.iter().any(|l| l.is(proto, port)).then_some(()).ok_or_else(String::new)
         })
-        .with_context(|| format!("log of {}:\n{}", self.name, self.logs()))
+        .map_err(|error| anyhow!("{error:#}\nlog of {}:\n{}", self.name, self.logs()))
     }
 
     /// `docker stop`, waiting at most `seconds` before the kill.

@@ -85,7 +85,7 @@ impl Engine {
         })
         .and_then(|answer| answer);
         self.took = began.elapsed();
-        up.with_context(|| format!("dockerd did not come up; the end of its log:\n{}", tail(&self.log, 15)))
+        up.map_err(|error| anyhow!("{error:#}; the end of its log:\n{}", tail(&self.log, 15)))
     }
 
     /// Address as `-H`, `--docker` and DOCKER_HOST take it.
@@ -181,6 +181,9 @@ fn launch(dir: &Path, log: &Path, bridge: bool) -> Result<Child> {
     command.arg("--pidfile").arg(dir.join("pid")).arg("--host").arg(format!("unix://{}", socket_of(dir).display()));
     // In a box there is no systemd to ask for cgroups, though the machine may have one.
     command.args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--config-file"]).arg(empty_config(dir)?);
+    if let Ok(cgroup) = std::env::var(boxed::CGROUP_ENV) {
+        command.args(["--cgroup-parent", &format!("/{cgroup}")]);
+    }
     if !bridge {
         command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
     }

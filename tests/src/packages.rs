@@ -104,3 +104,31 @@ impl Drop for NoServices<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_kept_from_starting_only_while_packages_are_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy-rc.d");
+        let quiet = NoServices::new(&path).unwrap();
+        assert_eq!(run::output(&mut Command::new(&path)).unwrap().code(), 101);
+        drop(quiet);
+        assert!(!path.exists());
+        fs::write(&path, "the administrator's").unwrap();
+        drop(NoServices::new(&path).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "the administrator's");
+    }
+
+    #[test]
+    fn versions_name_what_is_not_installed() {
+        if run::find("dpkg-query").is_none() {
+            crate::skip!("no Debian");
+        }
+        let error = versions(&["dpkg", "no-such-package"]).unwrap_err().to_string();
+        assert_eq!(error, "not installed: apt-get install --no-install-recommends no-such-package");
+        assert!(versions(&["dpkg"]).unwrap().starts_with("dpkg "));
+    }
+}
