@@ -95,8 +95,10 @@ impl Engine {
                 match docker.inspect_container(name, None::<InspectContainerOptions>).await {
                     Ok(answer) => container(answer)
                         .ok_or_else(|| self.nonsense(&attempt, "the description of the container has no id".to_owned())),
-                    // 404 is "no such container"; for a prefix of several ids it depends on the version of the engine.
-                    Err(ApiError::DockerResponseServerError { status_code: 400 | 404, .. }) => {
+                    // 404 is "no such container". For a prefix of several ids the status depends on the engine: 20.10 says 500.
+                    Err(ApiError::DockerResponseServerError { status_code, message })
+                        if matches!(status_code, 400 | 404) || message.contains("Multiple IDs found") =>
+                    {
                         Err(self.why_not_found(&docker, name, &attempt).await)
                     }
                     Err(error) => Err(self.failed(&attempt, error)),

@@ -106,10 +106,16 @@ async fn a_missing_container_gets_the_nearest_running_name() {
 
 #[tokio::test]
 async fn an_ambiguous_prefix_lists_what_fits() {
-    let (_dir, engine) = fake(missing);
-    let failure = Failure::from(engine.resolve("aa").await.unwrap_err());
-    assert_eq!(failure.kind, FailureKind::Invalid);
-    assert_eq!(failure.message, "container id \"aa\" is ambiguous: aa1122334455 (mysql), aa9922334455 (mysqk)");
+    // As engine 20.10 and as later ones put it.
+    for status in ["500 Internal Server Error", "400 Bad Request", "404 Not Found"] {
+        let (_dir, engine) = fake(move |path| {
+            let refusal = r#"{"message":"Multiple IDs found with provided prefix: aa"}"#;
+            if path.starts_with("/containers/aa/") { reply(status, refusal) } else { missing(path) }
+        });
+        let failure = Failure::from(engine.resolve("aa").await.unwrap_err());
+        assert_eq!(failure.kind, FailureKind::Invalid);
+        assert_eq!(failure.message, "container id \"aa\" is ambiguous: aa1122334455 (mysql), aa9922334455 (mysqk)");
+    }
 }
 
 #[tokio::test]
