@@ -4,6 +4,7 @@
 //!
 //! | room | subject |
 //! | --- | --- |
+//! | [`service`] | the daemon from start to end: in which order its parts come up and go down |
 //! | [`cli`] | the `create` words -> a [`model::Spec`]; rendering of tables, JSON, diagrams |
 //! | [`api`] | the wire: requests, replies, HTTP server (unix socket, TLS), client; no logic |
 //! | [`daemon`] | the owner of all state: desired records against observed kernel; reconcile, shut-down order |
@@ -25,3 +26,4 @@ pub mod model;
 pub mod netns;
 pub mod relay;
 pub mod segment;
+pub mod service;

@@ -93,10 +93,9 @@ impl Head {
 
     fn remove_file(&mut self) {
         let Some(file) = self.file.take() else { return };
-        if file.identity.is_some() && file.held.identity() == file.identity {
-            if let Err(error) = file.held.unlink() {
-                tracing::warn!(%error, path = %file.held.path().display(), "cannot remove the head's socket file");
-            }
+        let ours = file.identity.is_some() && file.held.identity() == file.identity;
+        if ours && let Err(error) = file.held.unlink() {
+            tracing::warn!(%error, path = %file.held.path().display(), "cannot remove the head's socket file");
         }
     }
 }
