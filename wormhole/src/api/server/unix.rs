@@ -184,7 +184,7 @@ async fn check(stream: &UnixStream) -> Result<(), Failure> {
         .hint(format!("`sudo usermod -aG {GROUP} $USER`, then log in again")))
 }
 
-fn is_member(uid: u32, gid: u32) -> bool {
+pub(super) fn is_member(uid: u32, gid: u32) -> bool {
     let Some(group) = wormhole_group() else { return false };
     if gid == group.as_raw() {
         return true;

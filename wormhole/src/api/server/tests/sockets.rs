@@ -131,3 +131,42 @@ fn plans() {
     assert_eq!(shown(&plan), [unix]);
     assert!(plan.notes[0].contains("`chmod 600 "), "{:?}", plan.notes);
 }
+
+/// With curl, as the documentation promises, once as ourselves and once as somebody who has no right.
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_works_and_strangers_are_told_why_not() {
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65534;
+    let daemon = Daemon::start(Fake::default()).await;
+    let path = daemon.path();
+    let curl = || {
+        let mut command = std::process::Command::new("curl");
+        command.args(["-sS", "-m", "10", "-w", " %{http_code}", "http://localhost/v1/status", "--unix-socket"]).arg(&path);
+        command
+    };
+    let Ok(answer) = curl().output() else {
+        eprintln!("not run: no curl here");
+        return;
+    };
+    let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert!(text.ends_with(" 200") && text.contains("\"pid\":"), "{answer:?}");
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run: becoming somebody else needs root");
+        return;
+    }
+    // The mode is as it should be: the kernel says no.
+    std::fs::set_permissions(daemon.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let stranger = || curl().uid(NOBODY).gid(NOBODY).output().unwrap();
+    assert_eq!(stranger().status.code(), Some(7), "curl's code for a connection that failed");
+    // Somebody widened it: we say no.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let answer = stranger();
+    let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+    if unix::is_member(NOBODY, NOBODY) {
+        assert!(text.ends_with(" 200"), "{answer:?}");
+    } else {
+        assert!(text.ends_with(" 403") && text.contains("uid 65534 is neither root nor in group `wormhole`"), "{answer:?}");
+        assert!(text.contains("usermod -aG wormhole $USER"), "{text}");
+    }
+    daemon.server.close().await.unwrap();
+}
