@@ -5,6 +5,8 @@ mod conn;
 mod listener;
 mod pump;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod token;
 mod worker;
