@@ -2,9 +2,8 @@
 //! when it is killed, and two boxes do not see each other. There is no network inside but loopback.
 
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::sync::OnceLock;
 
 mod cgroup;
 
@@ -40,7 +39,7 @@ pub fn obstacle() -> Option<String> {
     if !is_root() {
         return Some("making namespaces needs root".to_owned());
     }
-    for program in ["unshare", "ip", "mount"] {
+    for program in ["unshare", "setpriv", "ip", "mount"] {
         if crate::run::find(program).is_none() {
             return Some(format!("{program} is not installed"));
         }
@@ -48,7 +47,8 @@ pub fn obstacle() -> Option<String> {
     None
 }
 
-/// `command` (program, arguments, environment, directory) as it is run inside a fresh box.
+/// `command` (program, arguments, environment, directory) as it is run inside a fresh box. The box ends with the thread
+/// that starts it.
 ///
 /// # Errors
 /// When this process may not make one, with the reason.
@@ -56,7 +56,9 @@ pub fn inside(command: &Command) -> Result<Command> {
     if let Some(why) = obstacle() {
         bail!("cannot make a box: {why}");
     }
-    let mut outer = Command::new("unshare");
+    // A maker that is killed takes the box along: setpriv ends unshare, and --kill-child what is inside.
+    let mut outer = Command::new("setpriv");
+    outer.args(["--pdeathsig", "KILL", "--", "unshare"]);
     outer.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--", "/bin/sh", "-ec", INSIDE]);
     outer.arg("box").arg(command.get_program()).args(command.get_args());
     for (key, value) in command.get_envs() {
@@ -102,18 +104,17 @@ pub fn reenter() -> Result<Option<ExitStatus>> {
 /// # Errors
 /// When it cannot be made.
 pub fn fresh_dir() -> Result<PathBuf> {
-    static ROOT: OnceLock<PathBuf> = OnceLock::new();
-    let root = if in_box() { PathBuf::from("/run/w") } else { PathBuf::from("/tmp") };
-    let root = ROOT.get_or_init(|| root);
-    let dir = root.join(crate::run::unique("w"));
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    Ok(dir)
+    let root = Path::new(if in_box() { "/run/w" } else { "/tmp" });
+    let dir = tempfile::Builder::new().prefix("w").tempdir_in(root);
+    Ok(dir.with_context(|| format!("cannot make a directory in {}", root.display()))?.keep())
 }
 
-/// Where logs go: the directory in WORMHOLE_LOG_DIR where they are to outlive the box, else `default`.
-pub fn log_dir(default: &std::path::Path) -> PathBuf {
-    match std::env::var_os("WORMHOLE_LOG_DIR") {
-        Some(dir) if std::fs::create_dir_all(&dir).is_ok() => PathBuf::from(dir),
-        _ => default.to_owned(),
+/// A new log of `program`, whose files are in `dir`: in there, or in WORMHOLE_LOG_DIR, where logs outlive the box.
+pub(crate) fn new_log(dir: &Path, program: &str) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let name = format!("{name}-{}.{program}.log", crate::run::unique("d"));
+    match std::env::var_os("WORMHOLE_LOG_DIR").map(PathBuf::from) {
+        Some(kept) if std::fs::create_dir_all(&kept).is_ok() => kept.join(name),
+        _ => dir.join(name),
     }
 }

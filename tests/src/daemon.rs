@@ -127,7 +127,7 @@ impl Setup {
     /// # Errors
     /// When it ends or does not answer, with the end of its log.
     pub fn start(mut self) -> Result<Daemon> {
-        let log = boxed::log_dir(&self.dir).join(format!("{}.wormholed.log", run::unique("d")));
+        let log = boxed::new_log(&self.dir, "wormholed");
         let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         self.command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = self.command.spawn().with_context(|| format!("cannot start {}", run::line(&self.command)))?;

@@ -59,7 +59,7 @@ impl Engine {
 
     fn try_start(bridge: bool) -> Result<Self> {
         let dir = boxed::fresh_dir()?;
-        let log = boxed::log_dir(&dir).join(format!("{}.dockerd.log", run::unique("d")));
+        let log = boxed::new_log(&dir, "dockerd");
         let child = launch(&dir, &log, bridge)?;
         let mut engine = Self { child, dir, log, took: Duration::ZERO, bridge };
         engine.wait_ready()?;

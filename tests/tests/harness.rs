@@ -58,6 +58,7 @@ fn the_client_has_every_client_and_no_route() {
         client.exec(&[program, "--version"]).unwrap().ok();
     }
     client.exec(&["drill", "-v"]).unwrap();
+    assert_eq!(client.exec(&["stat", "-c", "%a %u", "/", "/tmp"]).unwrap().ok(), "755 0\n1777 0");
     assert_eq!(client.exec(&["ip", "route"]).unwrap().ok(), "");
 }
 

@@ -7,6 +7,7 @@ mod stage;
 use crate::docker::Docker;
 use crate::{packages, run};
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -64,9 +65,18 @@ impl Image {
 /// When a package is missing, when the tar cannot be made, when the engine refuses it.
 pub fn ensure(docker: &Docker, image: Image) -> Result<Made> {
     // Tests of one binary run side by side and all want the same few images.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static DONE: Mutex<BTreeMap<(String, &'static str), u64>> = Mutex::new(BTreeMap::new());
+    let mut done = DONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let entry = (docker.host().to_owned(), image.tag());
+    if let Some(&bytes) = done.get(&entry) {
+        return Ok(Made { cached: true, bytes, build: Duration::ZERO, import: Duration::ZERO });
+    }
+    let made = ensure_slowly(docker, image)?;
+    done.insert(entry, made.bytes);
+    Ok(made)
+}
 
+fn ensure_slowly(docker: &Docker, image: Image) -> Result<Made> {
     let recipe = recipes::of(image);
     let key = key(&recipe)?;
     let label = docker.run(&["image", "inspect", "--format", "{{index .Config.Labels \"wormhole.key\"}}", image.tag()]);
@@ -106,9 +116,9 @@ fn tar_of(image: Image, recipe: &recipes::Recipe, key: &str) -> Result<(PathBuf,
     let stage = stage::Stage::new()?;
     (recipe.fill)(&stage).with_context(|| format!("cannot put {} together", image.tag()))?;
     // Under another name first: a run that is cut short leaves no half image.
-    let half = dir.join(format!(".{}.tar", run::unique(name)));
-    stage.pack(&half)?;
-    fs::rename(&half, &tar)?;
+    let half = tempfile::NamedTempFile::new_in(&dir)?;
+    stage.pack(half.path())?;
+    half.persist(&tar)?;
     forget_older(&dir, name, &tar);
     Ok((tar, false, began.elapsed()))
 }

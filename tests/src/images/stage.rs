@@ -15,6 +15,8 @@ impl Stage {
     /// An empty tree with what every image has: /tmp, /etc/passwd, a shell.
     pub(super) fn new() -> Result<Self> {
         let stage = Self { root: crate::boxed::fresh_dir()? };
+        // The directory becomes the root of the image, and a fresh one is closed to others.
+        stage.dir("", 0o755)?;
         stage.dir("tmp", 0o1777)?;
         stage.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/nonexistent:/bin/false\n")?;
         stage.write("etc/group", "root:x:0:\nnogroup:x:65534:\n")?;
