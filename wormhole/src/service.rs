@@ -103,6 +103,7 @@ fn init_log(config: &Config) {
     // The filter was checked when the configuration was read.
     let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // Fails only when a log is set up already, as in a test.
     let _ = match config.log_format {
         LogFormat::Json => log.json().try_init(),

@@ -41,11 +41,10 @@ enum Task {
     /// Run every test, from unit to end-to-end; the last line is `N passed, N failed, N skipped`
     Test(test::Arguments),
     /// Measure against other proxies
-    #[command(disable_help_flag = true)]
-    Bench {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<OsString>,
-    },
+    Bench(bench::Args),
+    /// One end of a measurement; `bench` starts it
+    #[command(hide = true)]
+    BenchWorker(bench::worker::Args),
     /// Show it at work between two containers
     #[command(disable_help_flag = true)]
     Demo {
@@ -62,7 +61,8 @@ fn main() -> ExitCode {
         Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::BuildEbpf => ebpf::build().map(|()| ExitCode::SUCCESS),
         Task::Test(arguments) => test::run(&arguments),
-        Task::Bench { args } => bench::run(args).map(|()| ExitCode::SUCCESS),
+        Task::Bench(arguments) => bench::run(arguments).map(|()| ExitCode::SUCCESS),
+        Task::BenchWorker(arguments) => bench::worker::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::Demo { args } => demo::run(args).map(|()| ExitCode::SUCCESS),
         Task::InsideBox { plan } => test::e2e::run_plan(&plan).map(|()| ExitCode::SUCCESS),
     };

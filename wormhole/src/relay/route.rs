@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a segment's connections share.
 #[derive(Debug)]
@@ -99,13 +99,22 @@ pub struct Counters {
     /// Payload bytes tail to head.
     pub to_head: AtomicU64,
     last_error: Mutex<Option<String>>,
+    logged: Mutex<Option<(String, Instant)>>,
 }
 
 impl Counters {
-    /// Counts a connection whose tail could not be reached.
-    pub fn fail(&self, why: &str) {
+    /// Counts a connection whose tail could not be reached. True when that is worth a line in the log: another reason
+    /// than the last time, or the same a while later. A client that tries again and again must not fill the disk.
+    pub fn fail(&self, why: &str) -> bool {
+        const SAME_AGAIN: Duration = Duration::from_secs(10);
         self.failed.fetch_add(1, Relaxed);
         self.note(why);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = logged.as_ref().is_some_and(|(what, when)| what == why && when.elapsed() < SAME_AGAIN);
+        if !known {
+            *logged = Some((why.to_owned(), Instant::now()));
+        }
+        !known
     }
 
     /// Notes an error that ended nothing, e.g. an ICMP message about one datagram.
