@@ -12,7 +12,7 @@
 //! | [`netns`] | named network namespaces |
 //! | [`process`] | what one process holds: descriptors, memory, namespaces |
 //! | [`kernel`] | what the kernel holds: listeners, links, addresses, routes, comparable before and after |
-//! | [`skip`] | tests that cannot run here, with the reason, counted |
+//! | [`mod@skip`] | tests that cannot run here, with the reason, counted |
 //! | [`wait`] | waiting for conditions, never for time |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says by panicking that a test failed
 
