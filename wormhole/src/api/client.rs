@@ -1,6 +1,8 @@
 //! The client's interface; the transport replaces this file.
 
-use crate::model::{CreateReply, CreateRequest, Failure, FailureKind, PingReply, PingRequest, SegmentId, SegmentView, StatusView};
+use crate::model::{
+    CreateReply, CreateRequest, Failure, FailureKind, PingReply, PingRequest, SegmentId, SegmentView, StatusView,
+};
 use std::path::Path;
 
 /// A daemon, as seen by a client.

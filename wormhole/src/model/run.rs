@@ -187,7 +187,10 @@ pub struct RunError {
 
 /// Options of `docker run` that make no sense here, with the reason.
 const REFUSED: &[(&[&str], &str)] = &[
-    (&["-p", "--publish", "-P", "--publish-all"], "a segment reaches the port inside the container; nothing needs to be published"),
+    (
+        &["-p", "--publish", "-P", "--publish-all"],
+        "a segment reaches the port inside the container; nothing needs to be published",
+    ),
     (&["--restart"], "the segment owns the container's life cycle: it starts it on a connection and stops it"),
     (&["-i", "--interactive", "-t", "--tty", "-it", "-ti", "-a", "--attach"], "a container of a segment has no terminal"),
     (&["--cidfile"], "`inspect` shows the container"),
@@ -317,7 +320,9 @@ fn network(text: &str) -> Result<String, String> {
 
 fn add_host(text: &str) -> Result<String, String> {
     match text.split_once([':', '=']) {
-        Some((name, ip)) if !name.is_empty() && (ip == "host-gateway" || ip.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()) => {
+        Some((name, ip))
+            if !name.is_empty() && (ip == "host-gateway" || ip.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()) =>
+        {
             Ok(text.to_owned())
         }
         _ => Err("write NAME:ADDRESS".to_owned()),

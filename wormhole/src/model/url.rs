@@ -291,7 +291,8 @@ fn ns_ref(text: &str, at: usize) -> Result<NsRef, UrlError> {
         return wrong(at..at + 1, "nothing before the `@`: write a name under /run/netns, pid:N or docker:NAME");
     }
     let Some((kind, name)) = text.split_once(':') else {
-        let good = text.len() <= 255 && text != "." && text != ".." && text.bytes().all(|b| b.is_ascii_graphic() && !b"/@".contains(&b));
+        let good =
+            text.len() <= 255 && text != "." && text != ".." && text.bytes().all(|b| b.is_ascii_graphic() && !b"/@".contains(&b));
         if !good {
             return wrong(span, format!("`{text}` is not the name of a namespace under /run/netns"));
         }
