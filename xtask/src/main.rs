@@ -62,8 +62,8 @@ fn main() -> ExitCode {
         Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::BuildEbpf => ebpf::build().map(|()| ExitCode::SUCCESS),
         Task::Test(arguments) => test::run(&arguments),
-        Task::Bench { args } => bench::run(args).map(|()| ExitCode::SUCCESS),
-        Task::Demo { args } => demo::run(args).map(|()| ExitCode::SUCCESS),
+        Task::Bench { args } => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Demo { args } => demo::run(&args).map(|()| ExitCode::SUCCESS),
         Task::InsideBox { plan } => test::e2e::run_plan(&plan).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
