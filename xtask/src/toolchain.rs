@@ -94,21 +94,16 @@ impl Rustc {
         if !is_executable(path) {
             return None;
         }
-        // Both answers in one call; the folder comes first, on a line of its own.
-        let output = rustc_command(path).args(["--print", "sysroot", "-vV"]).output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        let (version, llvm) = version_and_llvm(&text)?;
-        let sysroot = Path::new(text.lines().find(|line| line.starts_with('/'))?);
-        let core = core_of(sysroot)?;
+        let ask = |arguments: &[&str]| {
+            // Not turned into another compiler by what rustup or cargo put into the environment.
+            let mut command = Command::new(path);
+            let output = command.args(arguments).env_remove("LD_LIBRARY_PATH").env_remove("RUSTUP_TOOLCHAIN").output().ok()?;
+            String::from_utf8(output.stdout).ok()
+        };
+        let core = core_of(Path::new(ask(&["--print", "sysroot"])?.trim()))?;
+        let (version, llvm) = version_and_llvm(&ask(&["-vV"])?)?;
         Some(Self { path: path.to_owned(), version, llvm, core })
     }
-}
-
-/// A rustc that is not turned into another one by what rustup or cargo put into the environment.
-fn rustc_command(path: &Path) -> Command {
-    let mut command = Command::new(path);
-    command.env_remove("LD_LIBRARY_PATH").env_remove("RUSTUP_TOOLCHAIN");
-    command
 }
 
 /// The first line, and the major version of LLVM, of what `rustc -vV` says.
@@ -212,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_answer_of_rustc_is_read() {
-        let text = "/usr\nrustc 1.96.0 (abc 2026-05-01) (built from a source tarball)\nhost: x86_64\nLLVM version: 22.1.2\n";
+        let text = "rustc 1.96.0 (abc 2026-05-01) (built from a source tarball)\nhost: x86_64\nLLVM version: 22.1.2\n";
         let (version, llvm) = version_and_llvm(text).unwrap();
         assert!(version.starts_with("rustc 1.96.0"));
         assert_eq!(llvm, 22);

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, mount};
@@ -49,8 +49,7 @@ pub fn run(suites: &[Suite], run: &Run, scratch: &Path) -> Result<Vec<Outcome>> 
     let path = scratch.join("plan.json");
     write_json(&path, &plan)?;
     let xtask = std::env::current_exe().context("finding the path of xtask itself")?;
-    let status = Command::new("unshare").args(BOX).arg(xtask).arg("inside-box").arg(&path).status();
-    let status = status.context("starting unshare")?;
+    let status = enter(Command::new(xtask).arg("inside-box").arg(&path))?;
     let mut found: Vec<Outcome> = if outcomes.exists() { read_json(&outcomes)? } else { Vec::new() };
     for suite in &suites[found.len()..] {
         let counts = Counts { failed: 1, ..Counts::default() };
@@ -58,6 +57,13 @@ pub fn run(suites: &[Suite], run: &Run, scratch: &Path) -> Result<Vec<Outcome>> 
         found.push(Outcome { suite: suite.name.clone(), counts, seconds: 0.0, remark });
     }
     Ok(found)
+}
+
+/// Runs `command` in a fresh box to its end.
+fn enter(command: &Command) -> Result<ExitStatus> {
+    let mut boxed = Command::new("unshare");
+    boxed.args(BOX).arg(command.get_program()).args(command.get_args());
+    boxed.status().context("starting unshare (in Debian's util-linux)")
 }
 
 /// The part of the run that is inside the box.
