@@ -1,1 +1,32 @@
-//! Harness.
+//! The harness of the end-to-end tests: it makes real namespaces, a real Docker engine, real servers in containers and
+//! the real binaries, and looks at the kernel before and after. `cargo xtask demo` and `bench` use it too.
+//!
+//! | module | subject |
+//! | --- | --- |
+//! | [`boxed`] | a box: own net, mount and pid namespaces, so that nothing of a test is left on the machine |
+//! | [`packages`] | the Debian packages that all this needs, and how to install them |
+//! | [`engine`] | a private `dockerd` |
+//! | [`images`] | images made from Debian programs, without a registry |
+//! | [`docker`] | containers: run, stop, restart, execute, wait until ready |
+//! | [`daemon`] | the real `wormholed` and `wormhole` |
+//! | [`netns`] | named network namespaces |
+//! | [`process`] | what one process holds: descriptors, memory, namespaces |
+//! | [`kernel`] | what the kernel holds: listeners, links, addresses, routes, comparable before and after |
+//! | [`mod@skip`] | tests that cannot run here, with the reason, counted |
+//! | [`wait`] | waiting for conditions, never for time |
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says by panicking that a test failed
+
+pub mod boxed;
+pub mod daemon;
+pub mod docker;
+pub mod engine;
+pub mod images;
+pub mod kernel;
+pub mod netns;
+pub mod packages;
+pub mod process;
+pub mod run;
+pub mod skip;
+pub mod wait;
+
+pub use wait::wait_until;

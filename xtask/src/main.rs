@@ -1,3 +1,73 @@
-//! To be written.
+//! `cargo xtask …`: everything that is done to this repository and is not plain cargo.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | [`needs`] | what a machine must have, for what, and why |
+//! | [`setup`] | compares that with this machine and closes the difference |
+//! | [`toolchain`] | which compiler and linker can make eBPF objects, and how to get them |
+//! | [`ebpf`] | builds the object |
+//! | [`test`] | every suite, and the box that the end-to-end ones run in |
+//! | [`bench`], [`demo`] | measured against its peers; shown to a newcomer |
 
-fn main() {}
+mod apt;
+mod bench;
+mod demo;
+mod ebpf;
+mod needs;
+mod setup;
+mod step;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "What is done to this repository and is not plain cargo")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, testing, the demo and the benchmark need and this machine has not
+    Setup(setup::Arguments),
+    /// Build the eBPF object into target/ebpf/wormhole.o, where `cargo build` picks it up
+    BuildEbpf,
+    /// Run every test, from unit to end-to-end; the last line is `N passed, N failed, N skipped`
+    Test(test::Arguments),
+    /// Measure against other proxies
+    Bench(bench::Args),
+    /// One end of a measurement; `bench` starts it
+    #[command(hide = true)]
+    BenchWorker(bench::worker::Args),
+    /// Show it at work between two containers
+    #[command(disable_help_flag = true)]
+    Demo {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// The part of `test` that runs inside the box
+    #[command(hide = true)]
+    InsideBox { plan: std::path::PathBuf },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Task::BuildEbpf => ebpf::build().map(|()| ExitCode::SUCCESS),
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Bench(arguments) => bench::run(arguments).map(|()| ExitCode::SUCCESS),
+        Task::BenchWorker(arguments) => bench::worker::run(arguments).map(|()| ExitCode::SUCCESS),
+        Task::Demo { args } => demo::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::InsideBox { plan } => test::e2e::run_plan(&plan).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,37 @@
+//! Waiting for conditions, never for time.
+
+use anyhow::{Result, bail};
+use std::time::{Duration, Instant};
+
+/// Between two looks at a condition.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Looks until `condition` gives a value.
+///
+/// # Panics
+/// After `timeout`, saying `what` did not happen; also when `condition` itself panics.
+#[track_caller]
+pub fn wait_until<T>(what: &str, timeout: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    match poll(what, timeout, || condition().ok_or_else(String::new)) {
+        Ok(value) => value,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Looks until `condition` succeeds. What it said last is part of the error.
+///
+/// # Errors
+/// After `timeout`, saying that `what` did not happen and what stood against it.
+pub fn poll<T>(what: &str, timeout: Duration, mut condition: impl FnMut() -> Result<T, String>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match condition() {
+            Ok(value) => return Ok(value),
+            Err(reason) if began.elapsed() >= timeout => {
+                let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+                bail!("waited {:.1} s in vain for {what}{reason}", began.elapsed().as_secs_f64());
+            }
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}

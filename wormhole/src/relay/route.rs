@@ -1,0 +1,158 @@
+//! Where the connections of one segment lead to, shared between the controller, which changes it, and the relay
+//! threads, which read it once a connection.
+
+use crate::model::{Bytes, Connections, SegmentId};
+use crate::netns::{Namespace, Root};
+use arc_swap::ArcSwap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a segment's connections share.
+#[derive(Debug)]
+pub struct Route {
+    /// The segment, for logs.
+    pub id: SegmentId,
+    /// Timeouts and socket options.
+    pub options: RelayOptions,
+    /// What `list` counts.
+    pub counters: Counters,
+    tail: ArcSwap<Tail>,
+}
+
+/// Where the tail is at this moment.
+#[derive(Debug)]
+pub enum Tail {
+    /// Connect there.
+    Ready(Target),
+    /// It is not there, for this reason; a client is reset.
+    Absent(String),
+}
+
+/// A place to connect to.
+#[derive(Debug)]
+pub struct Target {
+    /// The namespace that the socket is made in.
+    pub namespace: Namespace,
+    /// The address in it.
+    pub addr: TargetAddr,
+}
+
+/// The address of a [`Target`].
+#[derive(Clone, Debug)]
+pub enum TargetAddr {
+    /// TCP or UDP; tried in this order until one accepts.
+    Inet(Vec<SocketAddr>),
+    /// A unix stream socket.
+    Unix {
+        /// The root that `path` is seen from.
+        root: Root,
+        /// Absolute path.
+        path: String,
+    },
+}
+
+/// Timeouts and socket options of a segment's connections.
+#[derive(Clone, Debug)]
+pub struct RelayOptions {
+    /// Give up on a tail that does not answer.
+    pub connect_timeout: Duration,
+    /// Close a stream on which no byte moved for so long; none: never.
+    pub idle_timeout: Option<Duration>,
+    /// First keepalive probe after so long without a segment; none: no keepalive.
+    pub keepalive: Option<Duration>,
+    /// `TCP_USER_TIMEOUT`: unacknowledged for so long is dead; none: the kernel's retransmission limits.
+    pub user_timeout: Option<Duration>,
+    /// Forget a UDP session on which no datagram moved for so long.
+    pub udp_timeout: Duration,
+    /// At most so many UDP sessions of one segment; the one that was silent for longest makes room.
+    pub udp_sessions: usize,
+}
+
+impl Default for RelayOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: None,
+            keepalive: Some(Duration::from_secs(30)),
+            user_timeout: Some(Duration::from_secs(120)),
+            udp_timeout: Duration::from_secs(60),
+            udp_sessions: 16_384,
+        }
+    }
+}
+
+/// What `list` counts. Relaxed: each number is right by itself, a reader may see them a moment apart.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Open now.
+    pub open: AtomicU64,
+    /// Accepted.
+    pub total: AtomicU64,
+    /// Accepted, tail not reached.
+    pub failed: AtomicU64,
+    /// Ended by a reset.
+    pub reset: AtomicU64,
+    /// Payload bytes head to tail.
+    pub to_tail: AtomicU64,
+    /// Payload bytes tail to head.
+    pub to_head: AtomicU64,
+    last_error: Mutex<Option<String>>,
+    logged: Mutex<Option<(String, Instant)>>,
+}
+
+impl Counters {
+    /// Counts a connection whose tail could not be reached. True when that is worth a line in the log: another reason
+    /// than the last time, or the same a while later. A client that tries again and again must not fill the disk.
+    pub fn fail(&self, why: &str) -> bool {
+        const SAME_AGAIN: Duration = Duration::from_secs(10);
+        self.failed.fetch_add(1, Relaxed);
+        self.note(why);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = logged.as_ref().is_some_and(|(what, when)| what == why && when.elapsed() < SAME_AGAIN);
+        if !known {
+            *logged = Some((why.to_owned(), Instant::now()));
+        }
+        !known
+    }
+
+    /// Notes an error that ended nothing, e.g. an ICMP message about one datagram.
+    pub fn note(&self, why: &str) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+    }
+
+    /// The connection counters as `list` shows them.
+    pub fn connections(&self) -> Connections {
+        Connections {
+            open: self.open.load(Relaxed),
+            total: self.total.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            reset: self.reset.load(Relaxed),
+            last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// The byte counters as `list` shows them.
+    pub fn bytes(&self) -> Bytes {
+        Bytes { to_tail: self.to_tail.load(Relaxed), to_head: self.to_head.load(Relaxed) }
+    }
+}
+
+impl Route {
+    /// A route whose tail is not known yet.
+    pub fn new(id: SegmentId, options: RelayOptions) -> Arc<Self> {
+        let tail = ArcSwap::from_pointee(Tail::Absent("the segment is being made".to_owned()));
+        Arc::new(Self { id, options, counters: Counters::default(), tail })
+    }
+
+    /// Where the tail is now.
+    pub fn tail(&self) -> arc_swap::Guard<Arc<Tail>> {
+        self.tail.load()
+    }
+
+    /// Connections from now on go there.
+    pub fn set_tail(&self, tail: Tail) {
+        self.tail.store(Arc::new(tail));
+    }
+}

@@ -1,0 +1,146 @@
+//! Socket options and addresses of the two sockets of a proxied stream.
+
+use crate::relay::{RelayOptions, Target, TargetAddr};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Probes after the first one that may go unanswered, and the time between them. With the default first probe after
+/// 30 s a peer that vanished without FIN is noticed after a minute.
+const KEEPALIVE_PROBES: u32 = 3;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Sets what both sockets of a stream carry. On a listener it is inherited by what is accepted (Linux clones the
+/// listener's socket), which spares a handful of system calls for each connection.
+///
+/// `SO_LINGER {on, 0}` stands for as long as the connection lives: should the daemon be killed, the kernel resets both
+/// sides instead of ending them cleanly, and nobody takes a truncated stream for a whole one. The orderly end takes
+/// it back, see [`end_orderly`].
+///
+/// # Errors
+/// The kernel's answer to the first option that was refused.
+pub fn prepare_tcp(fd: BorrowedFd<'_>, options: &RelayOptions) -> Result<(), Errno> {
+    sockopt::set_tcp_nodelay(fd, true)?;
+    sockopt::set_socket_linger(fd, Some(Duration::ZERO))?;
+    // Urgent data arrives in band; without this its byte would be lost.
+    sockopt::set_socket_oobinline(fd, true)?;
+    if let Some(first) = options.keepalive {
+        sockopt::set_socket_keepalive(fd, true)?;
+        sockopt::set_tcp_keepidle(fd, first.max(Duration::from_secs(1)))?;
+        sockopt::set_tcp_keepintvl(fd, KEEPALIVE_INTERVAL)?;
+        sockopt::set_tcp_keepcnt(fd, KEEPALIVE_PROBES)?;
+    }
+    if let Some(limit) = options.user_timeout {
+        sockopt::set_tcp_user_timeout(fd, u32::try_from(limit.as_millis()).unwrap_or(u32::MAX))?;
+    }
+    Ok(())
+}
+
+/// Takes the reset-on-close back: from now on `close` ends the stream with FIN.
+pub fn end_orderly(fd: BorrowedFd<'_>) {
+    // Fails only for a socket that is gone already.
+    let _ = sockopt::set_socket_linger(fd, None);
+}
+
+/// What came of an attempt to connect.
+#[derive(Debug)]
+pub enum Attempt {
+    /// Connected at once.
+    Done(OwnedFd),
+    /// Under way: writable or an error when it is decided.
+    Pending(OwnedFd),
+    /// It cannot be asked now and nothing tells when it can, so ask again soon: EAGAIN when the queue of a unix
+    /// listener is full, or what we have run out of.
+    Busy(Errno),
+}
+
+/// Starts to connect to the `index`-th address of the target.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn connect(target: &Target, index: usize, options: &RelayOptions) -> Result<Attempt, Errno> {
+    match &target.addr {
+        TargetAddr::Inet(addrs) => connect_inet(target, *addrs.get(index).ok_or(Errno::ADDRNOTAVAIL)?, options),
+        TargetAddr::Unix { root, path } => {
+            let held = root.socket(path).map_err(|e| errno_of(&e))?;
+            let addr = SocketAddrUnix::new(held.path())?;
+            let fd = make(target, AddressFamily::UNIX)?;
+            match rustix::net::connect(&fd, &addr) {
+                Ok(()) => Ok(Attempt::Done(fd)),
+                Err(Errno::AGAIN) => Ok(Attempt::Busy(Errno::AGAIN)),
+                Err(e) => Err(e),
+            }
+        }
+    }
+}
+
+/// How many addresses there are to try.
+pub fn addresses(addr: &TargetAddr) -> usize {
+    match addr {
+        TargetAddr::Inet(addrs) => addrs.len(),
+        TargetAddr::Unix { .. } => 1,
+    }
+}
+
+fn connect_inet(target: &Target, addr: SocketAddr, options: &RelayOptions) -> Result<Attempt, Errno> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = make(target, family)?;
+    prepare_tcp(fd.as_fd(), options)?;
+    match rustix::net::connect(&fd, &addr) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(e) => return Err(e),
+    }
+    // Within one machine the handshake is over when connect returns, although it says EINPROGRESS.
+    let Ok(peer) = rustix::net::getpeername(&fd) else { return Ok(Attempt::Pending(fd)) };
+    if rustix::net::getsockname(&fd).ok() == peer {
+        // Nothing listens there, and the kernel happened to give that very port to our end: TCP connects a socket to
+        // itself then, and the client would talk to its own echo.
+        return Err(Errno::CONNREFUSED);
+    }
+    Ok(Attempt::Done(fd))
+}
+
+fn make(target: &Target, family: AddressFamily) -> Result<OwnedFd, Errno> {
+    target.namespace.socket(family, SocketType::STREAM, None).map_err(|e| errno_of(&e))
+}
+
+/// Why an address of the tail was not reached, with what the user can do.
+pub fn explain(addr: &TargetAddr, index: usize, error: Errno) -> String {
+    let to = match addr {
+        TargetAddr::Inet(addrs) => addrs.get(index).map(ToString::to_string).unwrap_or_default(),
+        TargetAddr::Unix { path, .. } => path.clone(),
+    };
+    let means = match error {
+        Errno::CONNREFUSED => "nothing listens there",
+        Errno::NOENT => "there is no such socket",
+        Errno::NETUNREACH | Errno::HOSTUNREACH => "no route from that namespace",
+        Errno::TIMEDOUT => "no answer",
+        Errno::AGAIN => "its queue of connections stayed full",
+        Errno::MFILE | Errno::NFILE => "no descriptor is left; raise `ulimit -n` of wormholed",
+        Errno::ADDRNOTAVAIL => "no such address there, or no free port",
+        _ => return format!("tail {to}: {error}"),
+    };
+    format!("tail {to}: {means} ({error})")
+}
+
+fn errno_of(error: &crate::netns::NetnsError) -> Errno {
+    use crate::netns::NetnsError as E;
+    match error {
+        E::Open { source, .. } | E::Enter { source, .. } | E::Socket { source, .. } | E::Path { source, .. } => *source,
+        E::NotNsfs { .. } => Errno::INVAL,
+    }
+}
+
+/// The address at one end of a socket, as `list` shows it.
+pub fn peer_name(fd: BorrowedFd<'_>) -> String {
+    use rustix::net::SocketAddrAny;
+    let Ok(Some(any)) = rustix::net::getpeername(fd) else { return String::new() };
+    let any: SocketAddrAny = any;
+    if let Ok(inet) = SocketAddr::try_from(any.clone()) {
+        return inet.to_string();
+    }
+    SocketAddrUnix::try_from(any).ok().and_then(|unix| unix.path().map(|p| p.to_string_lossy().into_owned())).unwrap_or_default()
+}

@@ -1,0 +1,231 @@
+//! What a relay thread does with one connection, from accept to close.
+
+use super::super::conn::{Conn, Side, Step};
+use super::super::listener::Listener;
+use super::super::socket::{self, Attempt};
+use super::super::token::{GENERATIONS, Token};
+use super::{Worker, live};
+use crate::relay::{Tail, TargetAddr};
+use rustix::event::epoll::{self, EventFlags};
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// How soon a tail that could not even be asked is asked again: at first, and later.
+const RETRY_FIRST: Duration = Duration::from_millis(5);
+const RETRY_LATER: Duration = Duration::from_millis(100);
+
+impl Worker {
+    pub(super) fn begin(&mut self, listener: &Arc<Listener>, head: OwnedFd) {
+        let route = Arc::clone(&listener.route);
+        route.counters.total.fetch_add(1, Relaxed);
+        route.counters.open.fetch_add(1, Relaxed);
+        self.generation = (self.generation + 1) & GENERATIONS;
+        let generation = self.generation;
+        let now = Instant::now();
+        let slot = self.conns.insert(Box::new(Conn::new(route, head, generation, listener.unix, now)));
+        let Ok(slot) = u32::try_from(slot) else {
+            self.remove(slot);
+            return;
+        };
+        self.connect(slot, now);
+    }
+
+    /// Tries the tail's addresses from the current one on.
+    pub(super) fn connect(&mut self, slot: u32, now: Instant) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        let route = Arc::clone(&conn.route);
+        let tail = route.tail();
+        let target = match &**tail {
+            Tail::Ready(target) => target,
+            Tail::Absent(why) => {
+                self.fail(slot, why);
+                return;
+            }
+        };
+        let attempt = loop {
+            let mut tried = socket::connect(target, conn.attempt, &route.options);
+            if matches!(tried, Err(Errno::MFILE | Errno::NFILE)) && self.reserve.release() {
+                tried = socket::connect(target, conn.attempt, &route.options);
+            }
+            match tried {
+                Ok(attempt) => break attempt,
+                // Ours to wait for, and no fault of the tail's: others give descriptors back.
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => break Attempt::Busy(error),
+                Err(_) if conn.attempt + 1 < socket::addresses(&target.addr) => {
+                    conn.attempt += 1;
+                    conn.tried = now;
+                }
+                Err(error) => {
+                    let why = socket::explain(&target.addr, conn.attempt, error);
+                    self.fail(slot, &why);
+                    return;
+                }
+            }
+        };
+        let unix = matches!(target.addr, TargetAddr::Unix { .. });
+        let deadline = match attempt {
+            Attempt::Done(fd) => {
+                conn.set_tail(fd, true, unix);
+                route.options.idle_timeout.map(|idle| now + idle)
+            }
+            Attempt::Pending(fd) => {
+                conn.set_tail(fd, false, unix);
+                Some(now + route.options.connect_timeout)
+            }
+            Attempt::Busy(error) => {
+                conn.trouble = Some(error);
+                let waited = now.saturating_duration_since(conn.tried);
+                Some(now + (waited / 8).clamp(RETRY_FIRST, RETRY_LATER))
+            }
+        };
+        self.timers.set(&mut conn.deadline, deadline, slot, conn.generation);
+        if !self.watch_head(slot) || !self.watch_tail(slot) {
+            return;
+        }
+        if let Some(conn) = self.conns.get_mut(slot as usize).filter(|c| c.open) {
+            let step = conn.advance(&mut self.scratch);
+            self.finish(slot, step);
+        }
+    }
+
+    /// Gives an address of the tail up and tries the next one.
+    fn next_address(&mut self, slot: u32, error: Errno, now: Instant) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        let route = Arc::clone(&conn.route);
+        let tail = route.tail();
+        if let Tail::Ready(target) = &**tail
+            && conn.attempt + 1 >= socket::addresses(&target.addr)
+        {
+            let why = socket::explain(&target.addr, conn.attempt, error);
+            self.fail(slot, &why);
+            return;
+        }
+        conn.attempt += 1;
+        conn.tried = now;
+        conn.trouble = None;
+        conn.drop_tail();
+        self.connect(slot, now);
+    }
+
+    /// Registers the client's socket, once. False when the connection had to be given up.
+    fn watch_head(&mut self, slot: u32) -> bool {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return false };
+        if std::mem::replace(&mut conn.watched, true) {
+            return true;
+        }
+        let token = Token::Conn { slot, generation: conn.generation, side: Side::Head };
+        let added = watch(&self.epoll, conn.head(), token);
+        self.check_watch(slot, added)
+    }
+
+    fn watch_tail(&mut self, slot: u32) -> bool {
+        let Some(conn) = self.conns.get(slot as usize) else { return false };
+        let token = Token::Conn { slot, generation: conn.generation, side: Side::Tail };
+        let added = conn.tail().map_or(Ok(()), |tail| watch(&self.epoll, tail, token));
+        self.check_watch(slot, added)
+    }
+
+    fn check_watch(&mut self, slot: u32, added: Result<(), Errno>) -> bool {
+        match added {
+            Ok(()) => true,
+            Err(error) => {
+                self.fail(slot, &format!("cannot watch the connection: {error}"));
+                false
+            }
+        }
+    }
+
+    pub(super) fn on_event(&mut self, slot: u32, generation: u32, side: Side, flags: EventFlags) {
+        let Some(conn) = live(&mut self.conns, slot, generation) else { return };
+        let connecting = !conn.open;
+        let step = conn.event(side, flags, &mut self.scratch);
+        if connecting && conn.open {
+            // The deadline was the attempt's; the idle time of the stream begins now.
+            let idle = conn.route.options.idle_timeout;
+            if idle.is_some() {
+                conn.active = Instant::now();
+            }
+            let deadline = idle.map(|idle| conn.active + idle);
+            self.timers.set(&mut conn.deadline, deadline, slot, generation);
+        }
+        self.finish(slot, step);
+    }
+
+    /// Does what a step asks for.
+    pub(super) fn finish(&mut self, slot: u32, step: Step) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        match step {
+            Step::Wait => {}
+            Step::Again => self.again.push((slot, conn.generation)),
+            Step::Over => {
+                conn.end_orderly();
+                self.remove(slot as usize);
+            }
+            Step::Reset(side, error) => {
+                tracing::debug!(segment = %conn.route.id, ?side, %error, "reset handed on");
+                conn.route.counters.reset.fetch_add(1, Relaxed);
+                self.remove(slot as usize);
+            }
+            Step::ConnectFailed(error) => self.next_address(slot, error, Instant::now()),
+        }
+    }
+
+    /// The tail was not reached: the client is reset, the reason is kept.
+    fn fail(&mut self, slot: u32, why: &str) {
+        if let Some(conn) = self.conns.get(slot as usize) {
+            if conn.route.counters.fail(why) {
+                tracing::info!(segment = %conn.route.id, why, "tail not reached; client reset");
+            }
+        }
+        self.remove(slot as usize);
+    }
+
+    /// Closes both sockets; with a reset unless the end was orderly.
+    pub(super) fn remove(&mut self, slot: usize) {
+        let Some(mut conn) = self.conns.try_remove(slot) else { return };
+        if let Ok(slot) = u32::try_from(slot) {
+            let generation = conn.generation;
+            self.timers.set(&mut conn.deadline, None, slot, generation);
+        }
+        conn.close();
+        self.shared.release();
+    }
+
+    /// A connection's deadline has come; whether it still stands is found out here.
+    pub(super) fn on_deadline(&mut self, slot: u32, generation: u32, now: Instant) {
+        let Some(conn) = live(&mut self.conns, slot, generation) else { return };
+        conn.deadline = None;
+        let options = &conn.route.options;
+        if !conn.open {
+            if conn.tail().is_none() && now < conn.tried + options.connect_timeout {
+                self.connect(slot, now);
+            } else {
+                let error = conn.trouble.unwrap_or(Errno::TIMEDOUT);
+                self.next_address(slot, error, now);
+            }
+            return;
+        }
+        let Some(idle) = options.idle_timeout else { return };
+        let deadline = conn.active + idle;
+        if deadline > now {
+            self.timers.set(&mut conn.deadline, Some(deadline), slot, generation);
+            return;
+        }
+        tracing::debug!(segment = %conn.route.id, "idle for too long; closed");
+        if conn.is_stuck() {
+            // An EOF in front of bytes that were not delivered would pass a part for the whole.
+            conn.route.counters.reset.fetch_add(1, Relaxed);
+        } else {
+            conn.end_orderly();
+        }
+        self.remove(slot as usize);
+    }
+}
+
+fn watch(epoll: &OwnedFd, fd: BorrowedFd<'_>, token: Token) -> Result<(), Errno> {
+    let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
+    epoll::add(epoll, fd, token.pack(), flags)
+}

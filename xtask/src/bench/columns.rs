@@ -1,0 +1,178 @@
+//! The columns: what is measured, in which unit, and which way is better.
+
+use anyhow::{Result, bail};
+
+/// One measurement; it fills one or more columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// Round trips of one byte, everything on one cpu.
+    RttOneCpu,
+    /// Round trips of one byte, server and client on different cpus, the proxy where the scheduler puts it.
+    RttTwoCpus,
+    /// A stream written in blocks of so many bytes.
+    Stream(u32),
+    /// Connections per second from so many clients.
+    Connects(u32),
+    /// The answer after a half-close.
+    HalfClose,
+    /// Resets.
+    Reset,
+    /// Randomised connections.
+    Integrity,
+    /// Memory of so many idle connections.
+    Idle(u32),
+    /// Sequential connections that fail.
+    Sequential,
+    /// What a sender gets rid of in front of a reader that does not read.
+    Stall,
+    /// redis-benchmark with so many clients.
+    Redis(u32),
+    /// Point selects.
+    Selects,
+}
+
+impl Measure {
+    /// Measured in every round; the others say something that one run decides.
+    pub fn repeats(self) -> bool {
+        use Measure::*;
+        matches!(self, RttOneCpu | RttTwoCpus | Stream(_) | Connects(_) | Redis(_) | Selects)
+    }
+}
+
+/// Which way is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    /// More is better.
+    Higher,
+    /// Less is better.
+    Lower,
+}
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Show {
+    /// With so many decimals.
+    Number(usize),
+    /// All of the tries (1.0), none (0.0), or some.
+    Words(&'static str, &'static str, &'static str),
+}
+
+/// One column of peers.md; a row of the table, where the variants stand side by side.
+#[derive(Debug)]
+pub struct Column {
+    /// Name on the command line and in the files.
+    pub id: &'static str,
+    /// Also a name on the command line.
+    pub group: &'static str,
+    /// Title in the table.
+    pub title: &'static str,
+    /// Unit of the value.
+    pub unit: &'static str,
+    /// Which way is better.
+    pub better: Better,
+    /// How it is written.
+    pub show: Show,
+    /// What fills it.
+    pub measure: Measure,
+}
+
+/// Only measured when asked for.
+pub const APPS: &str = "apps";
+
+macro_rules! columns {
+    ($($id:literal $group:literal $title:literal $unit:literal $better:ident $show:expr, $measure:expr;)*) => {
+        &[$(Column { id: $id, group: $group, title: $title, unit: $unit, better: Better::$better, show: $show, measure: $measure }),*]
+    };
+}
+
+use Measure::{Connects, HalfClose, Idle, Integrity, Redis, Reset, RttOneCpu, RttTwoCpus, Selects, Sequential, Stall, Stream};
+use Show::{Number, Words};
+
+/// The columns of `--suite relay`.
+#[rustfmt::skip]
+pub static RELAY: &[Column] = columns! {
+    "rtt1"       "rtt"     "round trip p50, one cpu"          "µs"      Lower  Number(1), RttOneCpu;
+    "rtt1_p99"   "rtt"     "round trip p99, one cpu"          "µs"      Lower  Number(1), RttOneCpu;
+    "rtt1_p999"  "rtt"     "round trip p99.9, one cpu"        "µs"      Lower  Number(1), RttOneCpu;
+    "rtt2"       "rtt"     "round trip p50, two cpus"         "µs"      Lower  Number(1), RttTwoCpus;
+    "rtt2_p99"   "rtt"     "round trip p99, two cpus"         "µs"      Lower  Number(1), RttTwoCpus;
+    "rtt2_p999"  "rtt"     "round trip p99.9, two cpus"       "µs"      Lower  Number(1), RttTwoCpus;
+    "stream64k"  "stream"  "stream, 64 KiB writes"            "GB/s"    Higher Number(2), Stream(65_536);
+    "cpu64k"     "stream"  "CPU, 64 KiB writes"               "s/GB"    Lower  Number(2), Stream(65_536);
+    "stream4k"   "stream"  "stream, 4 KiB writes"             "GB/s"    Higher Number(2), Stream(4096);
+    "cpu4k"      "stream"  "CPU, 4 KiB writes"                "s/GB"    Lower  Number(2), Stream(4096);
+    "conn1"      "conn"    "connections, 1 client"            "1/s"     Higher Number(0), Connects(1);
+    "conn16"     "conn"    "connections, 16 clients"          "1/s"     Higher Number(0), Connects(16);
+    "halfclose"  "ends"    "answer after half-close"          ""        Higher Words("arrives", "LOST", "some"), HalfClose;
+    "reset"      "ends"    "reset handed on as reset"         ""        Higher Words("yes", "EOF", "partly"), Reset;
+    "integrity"  "ends"    "randomised connections, wrong"    "%"       Lower  Number(0), Integrity;
+    "rss1k"      "memory"  "proxy, per idle conn. at 1,000"   "B"       Lower  Number(0), Idle(1000);
+    "kmem1k"     "memory"  "kernel, per idle conn. at 1,000"  "B"       Lower  Number(0), Idle(1000);
+    "rss10k"     "memory"  "proxy, per idle conn. at 10,000"  "B"       Lower  Number(0), Idle(10_000);
+    "kmem10k"    "memory"  "kernel, per idle conn. at 10,000" "B"       Lower  Number(0), Idle(10_000);
+    "sequential" "ends"    "30,000 connections, failed"       ""        Lower  Number(0), Sequential;
+    "stalled"    "memory"  "pushed into a stopped reader"     "MiB"     Lower  Number(1), Stall;
+    "redis_get1" "apps"    "redis GET, 1 client"              "1/s"     Higher Number(0), Redis(1);
+    "redis_set1" "apps"    "redis SET, 1 client"              "1/s"     Higher Number(0), Redis(1);
+    "redis_get50" "apps"   "redis GET, 50 clients"            "1/s"     Higher Number(0), Redis(50);
+    "redis_set50" "apps"   "redis SET, 50 clients"            "1/s"     Higher Number(0), Redis(50);
+    "mariadb"    "apps"    "MariaDB point selects"            "1/s"     Higher Number(0), Selects;
+};
+
+/// The columns that `only` names, by id or group; all but [`APPS`] when it names none.
+pub fn select(all: &'static [Column], only: &[String]) -> Result<Vec<&'static Column>> {
+    if let Some(unknown) = only.iter().find(|word| !all.iter().any(|c| c.id == **word || c.group == **word)) {
+        let mut words: Vec<&str> = all.iter().flat_map(|c| [c.group, c.id]).collect();
+        words.sort_unstable();
+        words.dedup();
+        bail!("--only {unknown}: no such column; there are {}", words.join(", "));
+    }
+    let wanted = |c: &&Column| if only.is_empty() { c.group != APPS } else { only.iter().any(|w| c.id == w || c.group == w) };
+    Ok(all.iter().filter(wanted).collect())
+}
+
+/// The measurements that fill `columns`, each once.
+pub fn measures(columns: &[&Column]) -> Vec<Measure> {
+    columns.iter().fold(Vec::new(), |mut list, column| {
+        if !list.contains(&column.measure) {
+            list.push(column.measure);
+        }
+        list
+    })
+}
+
+impl Column {
+    /// The value as the table shows it, without its unit.
+    pub fn text(&self, value: f64) -> String {
+        match self.show {
+            Number(decimals) => format!("{value:.decimals$}"),
+            Words(all, _, _) if value >= 1.0 => all.into(),
+            Words(_, none, _) if value <= 0.0 => none.into(),
+            Words(_, _, some) => format!("{some} ({:.0} %)", value * 100.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selection() -> Result<()> {
+        assert!(select(RELAY, &[])?.iter().all(|c| c.group != APPS));
+        assert_eq!(select(RELAY, &["rtt1".into(), "conn".into()])?.len(), 3);
+        assert_eq!(measures(&select(RELAY, &["rtt".into()])?), [RttOneCpu, RttTwoCpus]);
+        let error = select(RELAY, &["rrt".into()]).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains("rrt") && error.contains("rtt1_p999"));
+        Ok(())
+    }
+
+    #[test]
+    fn values_as_text() -> Result<()> {
+        let column = |id: &str| select(RELAY, &[id.into()]).map(|list| list[0]);
+        assert_eq!(column("rtt1")?.text(12.34), "12.3");
+        assert_eq!(column("halfclose")?.text(0.0), "LOST");
+        assert_eq!(column("reset")?.text(0.5), "partly (50 %)");
+        Ok(())
+    }
+}

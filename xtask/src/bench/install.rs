@@ -1,0 +1,205 @@
+//! Getting the peers' programs: what is missing, why it is wanted, and only after asking.
+
+use super::peers::{Peer, Source, find};
+use anyhow::{Context, Result, bail};
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Debian packages that the bench may install, and why.
+pub const PACKAGES: &[(&str, &str)] = &[
+    ("haproxy", "measured as a peer"),
+    ("nginx-light", "measured as a peer, with its stream module"),
+    ("libnginx-mod-stream", "nginx's TCP proxy"),
+    ("socat", "measured as a peer"),
+    ("systemd", "systemd-socket-proxyd, measured as a peer"),
+];
+
+/// What `--only apps` needs on top.
+pub const APP_PACKAGES: &[(&str, &str)] = &[
+    ("redis-server", "a real server behind each variant"),
+    ("redis-tools", "redis-benchmark, its load"),
+    ("mariadb-server-core", "a real database behind each variant"),
+    ("mariadb-client-core", "needed to make the database"),
+];
+
+/// Programs that tell that [`APP_PACKAGES`] are there.
+const APP_PROGRAMS: &[&str] = &["redis-server", "redis-benchmark", "mariadbd", "mariadb-install-db"];
+
+/// Gets what the peers (and the servers, if wanted) need. What cannot be had is reported by the peer that misses it.
+pub fn provide(peers: &[&dyn Peer], apps: bool, tools: &Path, yes: bool) {
+    let mut packages: Vec<&str> = Vec::new();
+    for peer in peers {
+        if let Source::Apt(program, list) = peer.source() {
+            let missing = find(program).is_none() || list.iter().any(|package| !part_is_there(package));
+            packages.extend(list.iter().filter(|_| missing));
+        }
+    }
+    if apps && APP_PROGRAMS.iter().any(|program| find(program).is_none()) {
+        packages.extend(APP_PACKAGES.iter().map(|(package, _)| package));
+    }
+    if !packages.is_empty() {
+        attempt("the missing packages", apt(&packages, yes));
+    }
+    for peer in peers {
+        match peer.source() {
+            Source::Unpacked(program, package) if find(program).is_none() && !tools.join(package).is_dir() => {
+                attempt(program, unpack(package, tools));
+            }
+            Source::Crate(name, version, args) if !tools.join("bin").join(name).is_file() => {
+                attempt(name, cargo_install(name, version, args, tools));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn attempt(what: &str, result: Result<()>) {
+    if let Err(error) = result {
+        eprintln!("bench: cannot get {what}: {error:#}");
+    }
+}
+
+/// A package without a program of its own is recognised by a file.
+fn part_is_there(package: &str) -> bool {
+    package != "libnginx-mod-stream" || Path::new("/usr/lib/nginx/modules/ngx_stream_module.so").is_file()
+}
+
+fn apt(packages: &[&str], yes: bool) -> Result<()> {
+    eprintln!("bench: these Debian packages are missing:");
+    for package in packages {
+        let why = PACKAGES.iter().chain(APP_PACKAGES).find(|(name, _)| name == package).map_or("", |(_, why)| why);
+        eprintln!("  {package}: {why}");
+    }
+    if !yes && !agreed()? {
+        bail!("not installed (say --yes, or set CI=true, to install without being asked)");
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("installing wants root: apt-get install --no-install-recommends {}", packages.join(" "));
+    }
+    let _quiet = NoServices::new()?;
+    let mut command = Command::new("apt-get");
+    command.args(["install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]).args(packages);
+    let before = unit_files();
+    run(command.env("DEBIAN_FRONTEND", "noninteractive"))?;
+    disable_new_units(&before);
+    Ok(())
+}
+
+fn agreed() -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    eprint!("Install them? No service will be started. [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Forbids maintainer scripts to start services, by Debian's own means, for as long as it lives.
+struct NoServices(Option<PathBuf>);
+
+impl NoServices {
+    fn new() -> Result<Self> {
+        let path = PathBuf::from("/usr/sbin/policy-rc.d");
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(&path);
+        match file {
+            Ok(mut file) => {
+                file.write_all(b"#!/bin/sh\nexit 101\n").context("write policy-rc.d")?;
+                Ok(Self(Some(path)))
+            }
+            // The administrator has a policy: it holds.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(Self(None)),
+            Err(e) => Err(e).context("create /usr/sbin/policy-rc.d"),
+        }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn unit_files() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("/lib/systemd/system").into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+/// Not started now is not enough: installed services would start with the next boot.
+fn disable_new_units(before: &[PathBuf]) {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return;
+    }
+    let new = unit_files().into_iter().filter(|path| !before.contains(path));
+    let names = new
+        .filter_map(|path| path.file_name()?.to_str().filter(|n| n.ends_with(".service") && !n.contains('@')).map(str::to_owned));
+    for name in names {
+        attempt(&format!("{name} disabled"), run(Command::new("systemctl").args(["disable", &name])));
+    }
+}
+
+/// Downloads a package and unpacks it without installing it.
+fn unpack(package: &str, tools: &Path) -> Result<()> {
+    let downloads = tools.join("downloads");
+    std::fs::create_dir_all(&downloads).with_context(|| format!("create {}", downloads.display()))?;
+    run(Command::new("apt-get").args(["download", package]).current_dir(&downloads))?;
+    let prefix = format!("{package}_");
+    let found = std::fs::read_dir(&downloads)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let deb = found.filter(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix))).max();
+    let deb = deb.with_context(|| format!("apt-get downloaded no {package}"))?;
+    let partial = tools.join(format!("{package}.partial"));
+    run(Command::new("dpkg").arg("-x").arg(deb).arg(&partial))?;
+    std::fs::rename(&partial, tools.join(package)).context("put the unpacked package in place")
+}
+
+fn cargo_install(name: &str, version: &str, args: &[&str], tools: &Path) -> Result<()> {
+    let failed = tools.join(format!("{name}-{version}.failed"));
+    if failed.is_file() {
+        bail!("its build failed before (remove {} to try again)", failed.display());
+    }
+    eprintln!("bench: building {name} {version} (once)");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["install", "--quiet", "--locked", "--root"]).arg(tools).args(args).arg(format!("{name}@{version}"));
+    // Its build must neither wait for this workspace's nor throw it away.
+    command.env("CARGO_TARGET_DIR", tools.join(format!("{name}-build")));
+    let result = run(&mut command);
+    if result.is_err() {
+        std::fs::create_dir_all(tools)?;
+        std::fs::write(&failed, "")?;
+    }
+    let _ = std::fs::remove_dir_all(tools.join(format!("{name}-build")));
+    result
+}
+
+/// Runs a command, with its last line of error as the reason when it fails.
+fn run(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {name}"))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+        bail!("{name} ended with {}: {}", output.status, line.trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::peers::ALL;
+
+    #[test]
+    fn every_package_has_a_reason() {
+        for peer in ALL {
+            if let Source::Apt(_, packages) = peer.source() {
+                assert!(packages.iter().all(|package| PACKAGES.iter().any(|(name, why)| name == package && !why.is_empty())));
+            }
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Taking one measurement of one variant.
+
+use super::columns::Measure;
+use super::net::Endpoint;
+use super::proc::{self, Group};
+use super::worker::Report;
+use super::{apps, profile};
+use anyhow::{Context, Result, bail};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long and how often: one set for a real run, one for a smoke test.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Effort {
+    pub rounds: usize,
+    pub rtt_seconds: f64,
+    pub stream_seconds: f64,
+    pub connect_seconds: f64,
+    pub app_seconds: f64,
+    pub integrity: u64,
+    /// Too long for a smoke test, and meaningless when shortened.
+    pub long_ones: bool,
+}
+
+impl Effort {
+    /// A run whose figures may be quoted.
+    pub const FULL: Self = Self {
+        rounds: 5,
+        rtt_seconds: 1.0,
+        stream_seconds: 1.2,
+        connect_seconds: 1.0,
+        app_seconds: 2.0,
+        integrity: 60,
+        long_ones: true,
+    };
+    /// A run that shows that everything works, in less than a minute.
+    pub const QUICK: Self = Self {
+        rounds: 1,
+        rtt_seconds: 0.2,
+        stream_seconds: 0.25,
+        connect_seconds: 0.25,
+        app_seconds: 0.5,
+        integrity: 20,
+        long_ones: false,
+    };
+
+    /// Says why a measurement is left out at this effort.
+    pub fn leaves_out(&self, measure: Measure) -> Option<&'static str> {
+        let long = matches!(measure, Measure::Sequential | Measure::Idle(10_000));
+        (long && !self.long_ones).then_some("left out by --quick")
+    }
+}
+
+/// Connections that fit into the limit of open files with two in the proxy for each.
+pub fn idle_fits(wanted: u32, fd_limit: u64) -> u32 {
+    wanted.min((fd_limit.saturating_sub(200) / 2) as u32)
+}
+
+/// A variant that runs.
+pub struct Variant {
+    pub name: &'static str,
+    pub head: Endpoint,
+    pub groups: Vec<Group>,
+    pub forks: bool,
+}
+
+impl Variant {
+    fn pin(&self, cpus: &[usize]) -> Result<()> {
+        self.groups.iter().try_for_each(|group| group.pin(cpus))
+    }
+
+    fn cpu_seconds(&self) -> f64 {
+        self.groups.iter().map(Group::cpu_seconds).sum()
+    }
+
+    /// The process ids of everything in between.
+    pub fn members(&self) -> Vec<u32> {
+        self.groups.iter().flat_map(Group::members).collect()
+    }
+
+    fn memory(&self) -> u64 {
+        let each = self.groups.iter().map(Group::memory);
+        each.map(|memory| if self.forks { memory.pss } else { memory.rss }).sum()
+    }
+}
+
+/// What all measurements share.
+pub struct Bench {
+    pub exe: PathBuf,
+    pub tail: u16,
+    pub tail_unix: PathBuf,
+    pub cpus: Vec<usize>,
+    pub effort: Effort,
+    pub fd_limit: u64,
+    pub seed: u64,
+    pub dir: PathBuf,
+    /// Where to leave profiles, if wanted.
+    pub profiles: Option<PathBuf>,
+}
+
+/// Values by the id of their column.
+pub type Values = Vec<(&'static str, f64)>;
+
+impl Bench {
+    /// Measures; a variant that died since the last time is an error.
+    pub fn take(&self, variant: &mut Variant, measure: Measure) -> Result<Values> {
+        variant.groups.iter_mut().try_for_each(Group::check_alive)?;
+        let variant = &*variant;
+        let effort = &self.effort;
+        Ok(match measure {
+            Measure::RttOneCpu => {
+                let cpu = self.cpu(0);
+                variant.pin(&[cpu])?;
+                let report = self.rtt(variant, cpu, cpu);
+                variant.pin(&self.cpus)?;
+                let report = report?;
+                vec![("rtt1", get(&report, "p50")?), ("rtt1_p99", get(&report, "p99")?), ("rtt1_p999", get(&report, "p999")?)]
+            }
+            Measure::RttTwoCpus => {
+                if self.cpus.len() < 2 {
+                    bail!("this machine has one cpu");
+                }
+                let report = self.rtt(variant, self.cpu(0), self.cpu(1))?;
+                vec![("rtt2", get(&report, "p50")?), ("rtt2_p99", get(&report, "p99")?), ("rtt2_p999", get(&report, "p999")?)]
+            }
+            Measure::Stream(size) => {
+                let (speed, cpu) = self.stream(variant, size)?;
+                if size == 4096 { vec![("stream4k", speed), ("cpu4k", cpu)] } else { vec![("stream64k", speed), ("cpu64k", cpu)] }
+            }
+            Measure::Connects(clients) => {
+                let server = self.server("echo", None)?;
+                let _profile = profile::start(self, variant, measure);
+                let count = u64::MAX / 2;
+                let report = self.connects(variant, effort.connect_seconds, count, clients)?;
+                server.finish()?;
+                if get(&report, "failed")? > 0.0 {
+                    bail!(
+                        "{} of {} connections failed",
+                        get(&report, "failed")?,
+                        get(&report, "good")? + get(&report, "failed")?
+                    );
+                }
+                vec![(if clients == 1 { "conn1" } else { "conn16" }, get(&report, "per_s")?)]
+            }
+            Measure::HalfClose => {
+                let server = self.server("after-eof", None)?;
+                let report = self.client(&to(variant, "half-close", &["--times", "5"]), None, 60.0)?;
+                server.finish()?;
+                vec![("halfclose", get(&report, "arrived")? / get(&report, "of")?)]
+            }
+            Measure::Reset => {
+                let server = self.server("reset", None)?;
+                let report = self.client(&to(variant, "reset", &["--times", "5"]), None, 60.0)?;
+                let seen = server.finish()?;
+                let handed_on = get(&report, "arrived")? + get(&seen, "resets")?;
+                vec![("reset", handed_on / (2.0 * get(&report, "of")?))]
+            }
+            Measure::Integrity => {
+                let server = self.server("integrity", None)?;
+                let (count, seed) = (effort.integrity.to_string(), self.seed.to_string());
+                let args = to(variant, "integrity", &["--connections", &count, "--seed", &seed]);
+                let report = self.client(&args, None, 180.0)?;
+                server.finish()?;
+                vec![("integrity", 100.0 * get(&report, "wrong")? / get(&report, "of")?)]
+            }
+            Measure::Idle(count) => self.idle(variant, count)?,
+            Measure::Sequential => {
+                let server = self.server("echo", None)?;
+                let report = self.connects(variant, 120.0, 30_000, 1)?;
+                server.finish()?;
+                let done = get(&report, "good")? + get(&report, "failed")?;
+                if done < 30_000.0 {
+                    bail!("only {done} connections in 120 s");
+                }
+                vec![("sequential", get(&report, "failed")?)]
+            }
+            Measure::Stall => {
+                let server = self.server("stall", None)?;
+                let report = self.client(&to(variant, "stall", &["--limit", "67108864"]), None, 30.0)?;
+                server.finish()?;
+                vec![("stalled", get(&report, "pushed")? / f64::from(1 << 20))]
+            }
+            Measure::Redis(clients) => apps::redis(self, variant, clients)?,
+            Measure::Selects => apps::selects(self, variant)?,
+        })
+    }
+
+    fn cpu(&self, index: usize) -> usize {
+        self.cpus.get(index).copied().unwrap_or(0)
+    }
+
+    fn rtt(&self, variant: &Variant, server_cpu: usize, client_cpu: usize) -> Result<Report> {
+        let server = self.server("echo", Some(server_cpu))?;
+        let measure = if server_cpu == client_cpu { Measure::RttOneCpu } else { Measure::RttTwoCpus };
+        let _profile = profile::start(self, variant, measure);
+        let seconds = self.effort.rtt_seconds;
+        let args = to(variant, "rtt", &["--seconds", &seconds.to_string(), "--count", "50000"]);
+        let report = self.client(&args, Some(client_cpu), seconds)?;
+        server.finish()?;
+        Ok(report)
+    }
+
+    /// GB/s as the server counts them, and CPU-seconds per GB of all processes together.
+    fn stream(&self, variant: &Variant, size: u32) -> Result<(f64, f64)> {
+        let server = self.server("sink", None)?;
+        let _profile = profile::start(self, variant, Measure::Stream(size));
+        let before = variant.cpu_seconds();
+        let seconds = self.effort.stream_seconds;
+        let args = to(variant, "stream", &["--seconds", &seconds.to_string(), "--size", &size.to_string()]);
+        let client = self.client(&args, None, seconds)?;
+        let server = server.finish()?;
+        let (sent, arrived) = (get(&client, "bytes")?, get(&server, "bytes")?);
+        if sent != arrived {
+            bail!("{sent} bytes were sent, {arrived} arrived");
+        }
+        let cpu = get(&client, "cpu_s")? + get(&server, "cpu_s")? + variant.cpu_seconds() - before;
+        let gigabytes = arrived / 1e9;
+        Ok((gigabytes / get(&server, "seconds")?, cpu / gigabytes))
+    }
+
+    fn connects(&self, variant: &Variant, seconds: f64, count: u64, clients: u32) -> Result<Report> {
+        let (s, n, c) = (seconds.to_string(), count.to_string(), clients.to_string());
+        self.client(&to(variant, "connects", &["--seconds", &s, "--count", &n, "--clients", &c]), None, seconds)
+    }
+
+    /// Bytes per idle connection: in the proxy, and in the kernel (both connections' sockets together).
+    fn idle(&self, variant: &Variant, wanted: u32) -> Result<Values> {
+        if variant.forks && wanted > 1000 {
+            bail!("a process per connection: {wanted} are not tried");
+        }
+        let count = idle_fits(wanted, self.fd_limit);
+        let server = self.server("idle", None)?;
+        let (memory, kernel) = (variant.memory(), proc::kernel_memory());
+        let args = to(variant, "idle", &["--connections", &count.to_string()]);
+        let mut client = Worker::start(&self.exe, &args, None)?;
+        let open = get(&client.report(Duration::from_secs(60))?, "open")?;
+        let (memory_after, kernel_after) = (variant.memory(), proc::kernel_memory());
+        client.finish()?;
+        server.finish()?;
+        if open < f64::from(count) {
+            bail!("only {open} of {count} connections opened");
+        }
+        let per = |after: u64, before: u64| (after as f64 - before as f64) / f64::from(count);
+        let (own, kernel) = (per(memory_after, memory), per(kernel_after, kernel).max(0.0));
+        let (own_id, kernel_id) = if wanted == 1000 { ("rss1k", "kmem1k") } else { ("rss10k", "kmem10k") };
+        // Without a proxy there is nothing to hold the first of the two.
+        let own = (!variant.groups.is_empty()).then_some((own_id, own.max(0.0)));
+        Ok(own.into_iter().chain([(kernel_id, kernel)]).collect())
+    }
+
+    /// Starts the server and waits until it listens.
+    fn server(&self, mode: &str, cpu: Option<usize>) -> Result<Worker> {
+        let tcp = SocketAddr::from((Ipv4Addr::LOCALHOST, self.tail)).to_string();
+        let unix = Endpoint::Unix(self.tail_unix.clone()).to_string();
+        let args = ["serve", "--mode", mode, "--listen", &tcp, "--listen", &unix].map(str::to_owned);
+        let worker = Worker::start(&self.exe, &args, cpu)?;
+        let line = worker.line(Duration::from_secs(10)).with_context(|| format!("the {mode} server does not start"))?;
+        if line.trim() != "ready" {
+            bail!("the {mode} server says {line:?}");
+        }
+        Ok(worker)
+    }
+
+    /// Runs a client to its end; `seconds` is how long it means to take.
+    pub fn client(&self, args: &[String], cpu: Option<usize>, seconds: f64) -> Result<Report> {
+        let mut worker = Worker::start(&self.exe, args, cpu)?;
+        let report = worker.report(super::worker::deadline(seconds))?;
+        worker.finish()?;
+        Ok(report)
+    }
+}
+
+/// The arguments of a client of `variant`.
+pub fn to(variant: &Variant, role: &str, more: &[&str]) -> Vec<String> {
+    let head = variant.head.to_string();
+    [role, "--to", &head].into_iter().chain(more.iter().copied()).map(str::to_owned).collect()
+}
+
+/// A number that a worker must have reported.
+pub fn get(report: &Report, name: &str) -> Result<f64> {
+    report.get(name).copied().with_context(|| format!("the worker reported no {name}"))
+}
+
+/// A client or server process. Dropping it ends it.
+struct Worker {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<std::io::Result<String>>,
+}
+
+impl Worker {
+    fn start(exe: &Path, args: &[String], cpu: Option<usize>) -> Result<Self> {
+        let mut command = Command::new(exe);
+        command.arg("bench-worker");
+        if let Some(cpu) = cpu {
+            command.args(["--cpu", &cpu.to_string()]);
+        }
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if args.first().is_some_and(|role| role == "integrity") && std::env::var_os("BENCH_VERBOSE").is_none() {
+            // A line for each wrong connection; the column shows their number.
+            command.stderr(Stdio::null());
+        }
+        let mut child = command.spawn().context("start a worker")?;
+        let stdout = child.stdout.take().context("the worker has no standard output")?;
+        let lines = reader(stdout)?;
+        Ok(Self { stdin: child.stdin.take(), child, lines })
+    }
+
+    /// The next line of output.
+    fn line(&self, patience: Duration) -> Result<String> {
+        match self.lines.recv_timeout(patience) {
+            Ok(line) => line.context("read from a worker"),
+            Err(mpsc::RecvTimeoutError::Timeout) => bail!("no answer from the worker within {} s", patience.as_secs()),
+            Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the worker gave up (its reason is above)"),
+        }
+    }
+
+    fn report(&mut self, patience: Duration) -> Result<Report> {
+        serde_json::from_str(&self.line(patience)?).context("read the worker's report")
+    }
+
+    /// Ends standard input, which is the sign to finish, and takes the report that a server then gives.
+    fn finish(mut self) -> Result<Report> {
+        if let Some(mut stdin) = self.stdin.take() {
+            let _ = stdin.flush();
+        }
+        let last = self.line(Duration::from_secs(20));
+        let status = self.child.wait().context("wait for a worker")?;
+        if !status.success() {
+            bail!("a worker ended with {status}");
+        }
+        // A client has reported before.
+        last.map_or_else(|_| Ok(Report::new()), |line| serde_json::from_str(&line).context("read the server's report"))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads lines on a thread, so that waiting for one can have a limit.
+fn reader(stdout: ChildStdout) -> Result<mpsc::Receiver<std::io::Result<String>>> {
+    let (sender, receiver) = mpsc::channel();
+    let read = move || {
+        BufReader::new(stdout)
+            .lines()
+            .take_while(|line| sender.send(line.as_ref().map(Clone::clone).map_err(|e| e.kind().into())).is_ok())
+            .for_each(drop)
+    };
+    std::thread::Builder::new().spawn(read).context("start a reader thread")?;
+    Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_connections_fit_the_limit() {
+        assert_eq!(idle_fits(10_000, 20_000), 9_900);
+        assert_eq!(idle_fits(10_000, 1 << 20), 10_000);
+        assert_eq!(idle_fits(1000, 100), 0);
+    }
+
+    #[test]
+    fn quick_says_what_it_leaves_out() {
+        assert!(Effort::QUICK.leaves_out(Measure::Sequential).is_some());
+        assert!(Effort::QUICK.leaves_out(Measure::Idle(1000)).is_none());
+        assert!(Effort::FULL.leaves_out(Measure::Sequential).is_none());
+    }
+}

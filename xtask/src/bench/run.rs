@@ -1,0 +1,201 @@
+//! The rounds: in each, every measurement on every variant, one after the other.
+
+use super::Args;
+use super::columns::{Column, Measure, measures};
+use super::measure::{Bench, Effort, Variant, idle_fits};
+use super::peers::{Peer, Place};
+use super::results::{Cell, ColumnInfo, Header, Results, VariantInfo};
+use super::{net, proc};
+use anyhow::{Context, Result, anyhow};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// What to run.
+pub struct Plan<'a> {
+    pub args: &'a Args,
+    pub columns: &'a [&'static Column],
+    pub peers: &'a [&'static dyn Peer],
+    /// Where wormhole's binaries are, or why there are none.
+    pub bins: Result<PathBuf>,
+    pub tools: &'a Path,
+    pub out: &'a Path,
+}
+
+/// Values of the rounds by column and variant, and the last reason why one is missing.
+#[derive(Default)]
+struct Samples {
+    values: HashMap<(&'static str, &'static str), Vec<f64>>,
+    failed: HashMap<(&'static str, &'static str), String>,
+}
+
+/// Starts the variants, measures, and ends them.
+pub fn run(plan: &Plan<'_>) -> Result<Results> {
+    let dir = tempfile::Builder::new().prefix("wormhole-bench-").tempdir().context("make a temporary directory")?;
+    let effort = effort(plan.args);
+    // Before anything else runs: what the machine was doing without us.
+    let header = header(plan, &effort);
+    let ports = net::free_ports(1 + 2 * plan.peers.len())?;
+    let (tail, ports) = ports.split_first().context("no port for the server")?;
+    let bench = Bench {
+        exe: std::env::current_exe().context("find this program")?,
+        tail: *tail,
+        tail_unix: dir.path().join("tail.sock"),
+        cpus: proc::cpus(),
+        effort,
+        fd_limit: proc::raise_fd_limit(),
+        seed: plan.args.seed,
+        dir: dir.path().to_owned(),
+        profiles: plan.args.profile.then(|| plan.out.to_owned()),
+    };
+    let mut variants = Vec::new();
+    let mut infos = Vec::new();
+    for (peer, ports) in plan.peers.iter().zip(ports.chunks(2)) {
+        let started = start(plan, *peer, &bench, ports);
+        let skipped = started.as_ref().err().map(|error| format!("{error:#}"));
+        infos.push(VariantInfo { name: peer.name().into(), about: peer.about().into(), skipped });
+        variants.extend(started);
+    }
+    let samples = rounds(&bench, &mut variants, plan.columns);
+    let mut results = Results { header, variants: infos, columns: Vec::new(), cells: Vec::new(), verdicts: Vec::new() };
+    for column in plan.columns {
+        results.columns.push(ColumnInfo::from(*column));
+        for variant in &variants {
+            let key = (column.id, variant.name);
+            let (values, failed) = (samples.values.get(&key).cloned().unwrap_or_default(), samples.failed.get(&key).cloned());
+            results.cells.push(Cell::new(column.id, variant.name, values, failed));
+        }
+    }
+    Ok(results)
+}
+
+fn effort(args: &Args) -> Effort {
+    let mut effort = if args.quick { Effort::QUICK } else { Effort::FULL };
+    if let Some(rounds) = args.rounds {
+        effort.rounds = usize::from(rounds);
+    }
+    effort
+}
+
+fn start(plan: &Plan<'_>, peer: &'static dyn Peer, bench: &Bench, ports: &[u16]) -> Result<Variant> {
+    let dir = bench.dir.join(peer.name());
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    // Only wormhole needs its binaries: the others run without.
+    let bins = match &plan.bins {
+        Ok(bins) => bins.as_path(),
+        Err(error) if peer.name() == super::peers::WORMHOLE => return Err(anyhow!("{error:#}")),
+        Err(_) => Path::new(""),
+    };
+    let [head, spare] = ports else { return Err(anyhow!("two ports are needed")) };
+    let place = Place {
+        exe: &bench.exe,
+        dir,
+        head: *head,
+        spare: *spare,
+        tail: bench.tail,
+        tail_unix: &bench.tail_unix,
+        tools: plan.tools,
+        bins,
+    };
+    let running = peer.start(&place)?;
+    Ok(Variant { name: peer.name(), head: running.head, groups: running.groups, forks: peer.forks() })
+}
+
+/// Every round starts with another variant, so that none always comes after the same one.
+fn rounds(bench: &Bench, variants: &mut [Variant], columns: &[&'static Column]) -> Samples {
+    let measures = measures(columns);
+    let mut samples = Samples::default();
+    let repeated = measures.iter().filter(|m| m.repeats()).count();
+    let steps = variants.len() * (measures.len() + repeated * (bench.effort.rounds - 1));
+    let bar = ProgressBar::new(steps as u64);
+    if let Ok(style) = ProgressStyle::with_template("bench {bar:30} {pos}/{len} {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    for round in 0..bench.effort.rounds {
+        for measure in measures.iter().filter(|measure| round == 0 || measure.repeats()) {
+            for turn in 0..variants.len() {
+                let index = (turn + round) % variants.len();
+                if let Some(variant) = variants.get_mut(index) {
+                    bar.set_message(format!("round {}: {measure:?} on {}", round + 1, variant.name));
+                    samples.take(bench, variant, *measure, columns);
+                    bar.inc(1);
+                }
+            }
+        }
+    }
+    bar.finish_and_clear();
+    samples
+}
+
+impl Samples {
+    fn take(&mut self, bench: &Bench, variant: &mut Variant, measure: Measure, columns: &[&'static Column]) {
+        let outcome = match bench.effort.leaves_out(measure) {
+            Some(why) => Err(anyhow!(why)),
+            None => bench.take(variant, measure),
+        };
+        match outcome {
+            Ok(values) => values.into_iter().for_each(|(id, v)| self.values.entry((id, variant.name)).or_default().push(v)),
+            Err(error) => {
+                for column in columns.iter().filter(|column| column.measure == measure) {
+                    self.failed.insert((column.id, variant.name), format!("{error:#}"));
+                }
+            }
+        }
+    }
+}
+
+fn header(plan: &Plan<'_>, effort: &Effort) -> Header {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let cpu =
+        cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()));
+    let load = read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    Header {
+        date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        cpu: cpu.unwrap_or_else(|| "unknown cpu".into()),
+        cpus: proc::cpus().len(),
+        load,
+        command: format!("cargo xtask {}", words.join(" ")),
+        suite: plan.args.suite.name().into(),
+        rounds: effort.rounds,
+        seed: plan.args.seed,
+        notes: notes(plan.columns, effort),
+    }
+}
+
+/// What a reader must know, for the columns that are there.
+fn notes(columns: &[&'static Column], effort: &Effort) -> Vec<String> {
+    let mut notes = Vec::new();
+    let has = |group: &str| columns.iter().any(|column| column.group == group);
+    if has("rtt") {
+        notes.push("round trips: on one cpu client, server and proxy are pinned to it; on two the server is on the first, the client on the second, the proxy free".into());
+    }
+    if has("stream") || has("conn") {
+        notes.push("streams and connections: nothing is pinned; CPU is that of client, proxy and server together".into());
+    }
+    if has("memory") {
+        let fits = idle_fits(10_000, proc::raise_fd_limit());
+        let scaled =
+            if fits < 10_000 { format!("; the limit of open files allows {fits} instead of 10,000") } else { String::new() };
+        notes.push(format!("memory: kernel is the whole machine's growth, the sockets of client and server included{scaled}"));
+    }
+    notes.push(format!("columns that are not speed are measured once; integrity over {} connections", effort.integrity));
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::columns::{RELAY, select};
+
+    #[test]
+    fn notes_fit_the_columns() -> Result<()> {
+        let of = |only: &str| Ok::<_, anyhow::Error>(notes(&select(RELAY, &[only.into()])?, &Effort::QUICK).join("\n"));
+        assert!(of("rtt")?.contains("pinned to it"));
+        assert!(!of("conn")?.contains("pinned to it"));
+        Ok(())
+    }
+}
