@@ -14,6 +14,7 @@ use crate::workspace::program;
 /// invoke-rc.d and deb-systemd-invoke ask /usr/sbin/policy-rc.d whether a freshly installed service may start and have no
 /// other switch. A policy that says no already is left alone; another one is moved aside and comes back at the end,
 /// however the end comes. Held locks are waited for: unattended-upgrades likes to run when a machine was just started.
+/// Nothing of the user's is removed to make room; apt-get fails instead and names it.
 const SCRIPT: &str = r#"
 set -eu
 policy=/usr/sbin/policy-rc.d
@@ -35,7 +36,7 @@ until apt-get -q update; do
     if [ "$tries" -ge 5 ]; then exit 100; fi
     sleep 3
 done
-apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@"
+apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends --no-remove "$@"
 "#;
 
 /// Whether packages can be installed here at all.

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::BenchWorker(arguments) => bench::worker::run(arguments).map(|()| ExitCode::SUCCESS),
-        Task::Demo { args } => demo::run(args).map(|()| ExitCode::SUCCESS),
+        Task::Demo { args } => demo::run(&args).map(|()| ExitCode::SUCCESS),
         Task::InsideBox { plan } => test::e2e::run_plan(&plan).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

@@ -33,7 +33,7 @@ pub struct Need {
 /// How one tells that a thing is there, and where it comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum From {
-    /// A Debian package; where `program` is known, having the program is enough, whoever installed it.
+    /// A Debian package, and the program that stands for it where there is no dpkg to ask.
     Package { package: &'static str, program: Option<&'static str> },
     /// A rustc that can compile for the kernel.
     EbpfRustc,
@@ -100,16 +100,25 @@ fn add(needs: &mut Vec<Need>, package: &'static str, why: &'static str, groups: 
     needs.push(Need { what: package, why, from, groups: groups.to_vec() });
 }
 
-/// The program that stands for a package. On machines without dpkg this is how one tells that the thing is there, and
-/// the name that people look for in their own distribution.
+/// Packages that others publish too, under names of their own: having the program is enough, whoever it came from.
+/// Asking apt-get for docker.io beside docker-ce would have it remove the user's engine.
+pub const FROM_ANYWHERE: &[&str] = &["docker.io"];
+
+/// The program that stands for a package: how one tells on a machine without dpkg that the thing is there, and the name
+/// that people look for in their own distribution.
 fn program_of(package: &str) -> Option<&'static str> {
     Some(match package {
+        "busybox-static" => "busybox",
+        "curl" => "curl",
+        "dnsmasq-base" => "dnsmasq",
         "docker.io" => "dockerd",
         "haproxy" => "haproxy",
         "iproute2" => "ip",
         "iptables" => "iptables",
+        "ldnsutils" => "drill",
         "mariadb-client-core" => "mariadb",
         "mariadb-server-core" => "mariadbd",
+        "nginx" | "nginx-light" => "nginx",
         "redis-server" => "redis-server",
         "redis-tools" => "redis-cli",
         "socat" => "socat",

@@ -4,10 +4,10 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::NOTHING;
 
 use crate::apt;
-use crate::needs::{self, From, Group, Need};
+use crate::needs::{self, FROM_ANYWHERE, From, Group, Need};
 use crate::toolchain::{self, BOTH_WAYS, DEBIAN_PACKAGES, Rustc, Toolchain};
 use crate::workspace::program;
 
@@ -71,10 +71,11 @@ fn look(needs: &[Need]) -> Result<Vec<State>> {
         .iter()
         .map(|need| {
             let found = match need.from {
+                From::Package { package, .. } if installed.contains(package) => Some("installed".to_owned()),
                 From::Package { package, program: name } => name
+                    .filter(|_| !apt::available() || FROM_ANYWHERE.contains(&package))
                     .and_then(program)
-                    .map(|path| path.display().to_string())
-                    .or_else(|| installed.contains(package).then(|| "installed".to_owned())),
+                    .map(|path| path.display().to_string()),
                 From::EbpfRustc => match &complete {
                     Some(toolchain) => Some(toolchain.rustc.path.display().to_string()),
                     None => Rustc::debian().map(|rustc| rustc.path.display().to_string()),
@@ -157,7 +158,7 @@ fn may_install(packages: &[&str], yes: bool) -> Result<()> {
 /// A table of everything that was looked at.
 fn summary(needs: &[Need], before: &[State], after: &[State]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(["what", "why", "state"]);
+    table.load_preset(NOTHING).set_header(["what", "why", "state"]);
     for ((need, before), after) in needs.iter().zip(before).zip(after) {
         let state = match (before, after) {
             (State::Missing, State::There(place)) => format!("just installed: {place}"),

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use crate::step;
 use crate::workspace::{self, is_executable, program};
 
-/// The version that was tried with the compilers below.
+/// The versions that were tried with the compilers below.
 const BPF_LINKER: &str = "0.13.0";
+const CARGO_DENY: &str = "0.20.2";
 
 /// Debian's compiler: `core` for eBPF comes compiled, so neither nightly nor the library's sources are needed.
 pub const DEBIAN_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
@@ -94,21 +95,16 @@ impl Rustc {
         if !is_executable(path) {
             return None;
         }
-        // Both answers in one call; the folder comes first, on a line of its own.
-        let output = rustc_command(path).args(["--print", "sysroot", "-vV"]).output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        let (version, llvm) = version_and_llvm(&text)?;
-        let sysroot = Path::new(text.lines().find(|line| line.starts_with('/'))?);
-        let core = core_of(sysroot)?;
+        let ask = |arguments: &[&str]| {
+            // Not turned into another compiler by what rustup or cargo put into the environment.
+            let mut command = Command::new(path);
+            let output = command.args(arguments).env_remove("LD_LIBRARY_PATH").env_remove("RUSTUP_TOOLCHAIN").output().ok()?;
+            String::from_utf8(output.stdout).ok()
+        };
+        let core = core_of(Path::new(ask(&["--print", "sysroot"])?.trim()))?;
+        let (version, llvm) = version_and_llvm(&ask(&["-vV"])?)?;
         Some(Self { path: path.to_owned(), version, llvm, core })
     }
-}
-
-/// A rustc that is not turned into another one by what rustup or cargo put into the environment.
-fn rustc_command(path: &Path) -> Command {
-    let mut command = Command::new(path);
-    command.env_remove("LD_LIBRARY_PATH").env_remove("RUSTUP_TOOLCHAIN");
-    command
 }
 
 /// The first line, and the major version of LLVM, of what `rustc -vV` says.
@@ -178,8 +174,7 @@ pub fn install_linker() -> Result<()> {
     // Its default features want the LLVM of a nightly compiler and do not link against this one.
     cargo.args(["install", &format!("bpf-linker@{BPF_LINKER}"), "--locked", "--no-default-features"]);
     cargo.args(["--features", &format!("llvm-{}", rustc.llvm), "--root"]).arg(&root).env("LLVM_PREFIX", &prefix);
-    cargo.env("CARGO_TARGET_DIR", workspace::target()?.join("tools-build"));
-    step::run(&format!("building bpf-linker {BPF_LINKER} for LLVM {}", rustc.llvm), &mut cargo)
+    install(&format!("building bpf-linker {BPF_LINKER} for LLVM {}", rustc.llvm), &mut cargo)
 }
 
 /// The shared library of Debian's LLVM, such as /usr/lib/x86_64-linux-gnu/libLLVM.so.22.1.
@@ -195,9 +190,17 @@ fn llvm_library(major: u32) -> Option<PathBuf> {
 /// Builds cargo-deny.
 pub fn install_deny() -> Result<()> {
     let mut cargo = workspace::cargo();
-    cargo.args(["install", "cargo-deny", "--locked", "--root"]).arg(workspace::tools()?.join("cargo-deny"));
-    cargo.env("CARGO_TARGET_DIR", workspace::target()?.join("tools-build"));
-    step::run("building cargo-deny", &mut cargo)
+    // Without optimisation: it runs for seconds, and optimised it takes many times longer to build than to run.
+    cargo.args(["install", &format!("cargo-deny@{CARGO_DENY}"), "--locked", "--debug", "--root"]);
+    cargo.arg(workspace::tools()?.join("cargo-deny")).env("CARGO_PROFILE_DEV_DEBUG", "false");
+    install(&format!("building cargo-deny {CARGO_DENY}"), &mut cargo)
+}
+
+/// Runs a `cargo install` in a folder that is removed when it went well, and taken up again when it did not.
+fn install(what: &str, cargo: &mut Command) -> Result<()> {
+    let folder = workspace::target()?.join("tools-build");
+    step::run(what, cargo.env("CARGO_TARGET_DIR", &folder))?;
+    std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))
 }
 
 /// cargo-deny, ours or the user's.
@@ -212,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_answer_of_rustc_is_read() {
-        let text = "/usr\nrustc 1.96.0 (abc 2026-05-01) (built from a source tarball)\nhost: x86_64\nLLVM version: 22.1.2\n";
+        let text = "rustc 1.96.0 (abc 2026-05-01) (built from a source tarball)\nhost: x86_64\nLLVM version: 22.1.2\n";
         let (version, llvm) = version_and_llvm(text).unwrap();
         assert!(version.starts_with("rustc 1.96.0"));
         assert_eq!(llvm, 22);

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use self::libtest::{Outcome, Run};
@@ -46,7 +46,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     // Asking for both is asking for everything.
     let (unit, e2e) = if arguments.unit == arguments.e2e { (true, true) } else { (arguments.unit, arguments.e2e) };
-    let no_box = if e2e { e2e::why_no_box() } else { None };
+    let no_box = if e2e { wormhole_tests::boxed::obstacle() } else { None };
     let mut groups = vec![Group::Build];
     if e2e && no_box.is_none() {
         groups.push(Group::E2e);
@@ -94,7 +94,7 @@ fn choose(suites: &mut Vec<Suite>, filter: Option<&str>) -> Option<String> {
 /// The table, the reasons, and the last line.
 fn report(outcomes: &[Outcome], skips: &Path) -> Result<ExitCode> {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(["suite", "passed", "failed", "skipped", "seconds", ""]);
+    table.load_preset(NOTHING).set_header(["suite", "passed", "failed", "skipped", "seconds", ""]);
     for column in table.column_iter_mut().skip(1).take(4) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -115,7 +115,7 @@ fn report(outcomes: &[Outcome], skips: &Path) -> Result<ExitCode> {
     println!("\n{table}");
     let reasons = std::fs::read_to_string(skips).with_context(|| format!("reading {}", skips.display()))?;
     for reason in reasons.lines().filter(|line| !line.trim().is_empty()) {
-        println!("skipped: {reason}");
+        println!("skipped: {}", reason.replace('\t', ": "));
     }
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     std::io::stdout().flush().context("writing the last line")?;
