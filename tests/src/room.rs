@@ -114,6 +114,17 @@ impl Room {
         more(setup.docker(&docker)).netns(netns)
     }
 
+    /// `wormhole -H HOST ARGS` from inside the room, for a daemon that listens on TCP there.
+    ///
+    /// # Panics
+    /// When the binary is not there.
+    #[track_caller]
+    pub fn cli_at(&self, host: &str, args: &[&str]) -> Output {
+        let wormhole = crate::daemon::binary("wormhole").expect("the wormhole binary");
+        let mut command = self.netns.command(&wormhole.to_string_lossy());
+        crate::run::output(command.args(["-H", host]).args(args)).expect("wormhole starts")
+    }
+
     /// For [`crate::kernel`] and [`crate::traffic`].
     pub fn ns(&self) -> Ns {
         self.netns.ns()
@@ -250,6 +261,34 @@ impl Room {
         let state = KernelState::of(&places)?.with_process("wormholed", self.daemon.pid())?;
         // A request of a moment ago may still be open.
         if self.daemon.holds().entered.len() == 1 { Ok(state) } else { Err(anyhow!("a thread is elsewhere")) }
+    }
+
+    /// Waits until the daemon has heard from the engine.
+    ///
+    /// # Panics
+    /// After [`SOON`].
+    #[track_caller]
+    pub fn wait_docker(&self) {
+        wait_until("the engine in `status`", SOON, || self.status()["docker"]["version"].is_string().then_some(()));
+    }
+
+    /// As [`Room::settled`], once the connection that was last used to ask the engine is closed for want of use; with
+    /// what listens in `others`.
+    ///
+    /// # Panics
+    /// When it stays open.
+    #[track_caller]
+    pub fn idle_docker(&self, others: &[(&str, Ns)]) -> KernelState {
+        let mut last = self.settled(others);
+        let mut since = std::time::Instant::now();
+        wait_until("the engine's connections to settle", Duration::from_secs(30), || {
+            let now = self.state(others).ok()?;
+            if now != last {
+                (last, since) = (now, std::time::Instant::now());
+            }
+            (since.elapsed() > Duration::from_secs(1)).then_some(())
+        });
+        last
     }
 
     /// The state to compare with: taken after one request, which opens what a daemon opens once in its life.
