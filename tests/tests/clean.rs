@@ -317,7 +317,8 @@ fn kill_9_resets_both_sides_and_the_next_start_brings_segments_back() {
     room.create(&format!("id sock url unix://{}/s tail url {}@:700", dir.display(), far.name));
     room.create("id gone url :703 tail url :1");
     room.delete("gone");
-    let before: Vec<_> = room.list().iter().map(|v| (v["id"].clone(), v["head"].clone(), v["tail"].clone(), v["created"].clone())).collect();
+    let before: Vec<_> =
+        room.list().iter().map(|v| (v["id"].clone(), v["head"].clone(), v["tail"].clone(), v["created"].clone())).collect();
     // Idle, half-closed both ways, and with bytes on their way.
     let (mut a, mut b) = pair(&room, &made, &accepted);
     let (mut c, mut d) = pair(&room, &free, &accepted);
@@ -335,7 +336,8 @@ fn kill_9_resets_both_sides_and_the_next_start_brings_segments_back() {
     assert_eq!(drain(&mut h), (vec![], End::Reset), "the server that had ended its direction took a truncated request for whole");
     drop((f, g));
 
-    let after: Vec<_> = room.list().iter().map(|v| (v["id"].clone(), v["head"].clone(), v["tail"].clone(), v["created"].clone())).collect();
+    let after: Vec<_> =
+        room.list().iter().map(|v| (v["id"].clone(), v["head"].clone(), v["tail"].clone(), v["created"].clone())).collect();
     assert_eq!(after, before);
     pair(&room, &made, &accepted);
     pair(&room, &free, &accepted);

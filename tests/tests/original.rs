@@ -59,7 +59,8 @@ fn another_port() {
     assert_eq!(room.cli_at(host, &["-K", str(&key), "delete", id]).ok(), id);
     is_latency(room.cli_at(host, &["-K", str(&key), "ping"]).ok());
     // Nothing but the port that was asked for, and the server of this test.
-    let all: Vec<String> = listeners(&room.ns()).unwrap().iter().map(ToString::to_string).filter(|l| l.starts_with("tcp")).collect();
+    let all: Vec<String> =
+        listeners(&room.ns()).unwrap().iter().map(ToString::to_string).filter(|l| l.starts_with("tcp")).collect();
     assert_eq!(all, ["tcp 127.0.0.1:7001", "tcp 127.0.0.1:7777"]);
 }
 
@@ -95,11 +96,9 @@ fn a_wrong_key_is_refused() {
     let room = Room::with(None, &["-K", str(&key), "-H", "tcp://127.0.0.1:7777"]);
     let second = Setup::new().unwrap().args(&["-K", str(&other), "-H", "tcp://127.0.0.1:8888"]);
     let second = second.docker(NO_DOCKER).netns(&room.netns).start().unwrap();
-    for (what, args) in [
-        ("list", &["list"][..]),
-        ("create", &["create", "url", ":7000", "tail", "url", ":7001"]),
-        ("ping", &["ping"]),
-    ] {
+    for (what, args) in
+        [("list", &["list"][..]), ("create", &["create", "url", ":7000", "tail", "url", ":7001"]), ("ping", &["ping"])]
+    {
         let done = room.cli_at("tcp://127.0.0.1:7777", &[&["-K", str(&other)], args].concat());
         assert!(matches!(done.code(), 3 | 5), "{what} with a wrong key: {} {}", done.status, done.stderr);
         assert!(done.stderr.contains("key") && done.stdout.is_empty(), "{what}: {}{}", done.stdout, done.stderr);

@@ -179,6 +179,21 @@ fn ipv6() {
 }
 
 #[test]
+fn ipv6_in_a_container_works_or_is_refused_with_the_reason() {
+    let docker = require!(Docker);
+    let (room, app) = (Room::docker(docker), docker.container(Image::Client, &[]).unwrap());
+    let server = echo(&room.ns(), "127.0.0.1:7001");
+    let words = format!("docker-ns {} url [::1]:7000 tail url {server}", app.id);
+    let has = std::fs::read_to_string(format!("/proc/{}/net/if_inet6", app.pid().unwrap())).unwrap_or_default();
+    if has.contains("00000000000000000000000000000001") {
+        says(&app.ns().unwrap(), &room.create(&words), "IPv6 in a container");
+    } else {
+        room.refused(&words, 5, &["that namespace has no such address", "a container may be without IPv6"]);
+        assert_eq!(room.list().len(), 0);
+    }
+}
+
+#[test]
 fn named_namespaces_processes_and_containers_as_parts_of_an_url() {
     let docker = require!(Docker);
     let room = Room::docker(docker);

@@ -142,8 +142,14 @@ fn a_thousand_random_connections_arrive_byte_by_byte() {
     };
     let (tcp, unix) = (listen(&far.ns(), "127.0.0.1:7001"), UnixListener::bind(dir.join("server")).unwrap());
     let say = answer(wrong.clone());
-    serve(tcp, { let say = say.clone(); move |stream: TcpStream| say(server(stream, seed)) });
-    serve(unix, { let say = say.clone(); move |stream: UnixStream| say(server(stream, seed)) });
+    serve(tcp, {
+        let say = say.clone();
+        move |stream: TcpStream| say(server(stream, seed))
+    });
+    serve(unix, {
+        let say = say.clone();
+        move |stream: UnixStream| say(server(stream, seed))
+    });
     let (path, head) = (dir.join("server").display().to_string(), dir.join("head").display().to_string());
     let far = &far.name;
     // Each a kind of route: across namespaces, a chain, unix to TCP, TCP to unix.
@@ -157,17 +163,21 @@ fn a_thousand_random_connections_arrive_byte_by_byte() {
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             let (next, ways, room, wrong, head) = (&next, &ways, &room, wrong.clone(), &head);
-            scope.spawn(move || loop {
-                let number = next.fetch_add(1, SeqCst);
-                if number >= CONNECTIONS {
-                    break;
-                }
-                let done = match usize::try_from(number % 4).unwrap() {
-                    3 => client(UnixStream::connect(head).unwrap(), seed, number),
-                    way => connect(&room.ns(), ways[way].addr()).map_err(|e| format!("{e:#}")).and_then(|s| client(s, seed, number)),
-                };
-                if let Err(why) = done {
-                    wrong.send(why).unwrap();
+            scope.spawn(move || {
+                loop {
+                    let number = next.fetch_add(1, SeqCst);
+                    if number >= CONNECTIONS {
+                        break;
+                    }
+                    let done = match usize::try_from(number % 4).unwrap() {
+                        3 => client(UnixStream::connect(head).unwrap(), seed, number),
+                        way => connect(&room.ns(), ways[way].addr())
+                            .map_err(|e| format!("{e:#}"))
+                            .and_then(|s| client(s, seed, number)),
+                    };
+                    if let Err(why) = done {
+                        wrong.send(why).unwrap();
+                    }
                 }
             });
         }
@@ -182,8 +192,15 @@ fn a_thousand_random_connections_arrive_byte_by_byte() {
     }
     drop((wrong, say));
     let problems: Vec<String> = problems.try_iter().collect();
-    assert!(problems.is_empty(), "SEED={seed}: {} wrong, among them:\n{}", problems.len(), problems[..problems.len().min(10)].join("\n"));
-    let planned = (0..CONNECTIONS).map(|n| Plan::new(seed, n)).fold((0, 0), |(a, b), p| (a + 8 + p.to_server.len() as u64, b + p.to_client.len() as u64));
+    assert!(
+        problems.is_empty(),
+        "SEED={seed}: {} wrong, among them:\n{}",
+        problems.len(),
+        problems[..problems.len().min(10)].join("\n")
+    );
+    let planned = (0..CONNECTIONS)
+        .map(|n| Plan::new(seed, n))
+        .fold((0, 0), |(a, b), p| (a + 8 + p.to_server.len() as u64, b + p.to_client.len() as u64));
     assert_eq!(total, planned, "the counters of `list`");
     println!("{CONNECTIONS} connections, {} MB, {:.1} s", (total.0 + total.1) / 1_000_000, began.elapsed().as_secs_f64());
 }
@@ -373,7 +390,9 @@ fn a_tail_that_does_not_answer_is_given_up() {
     let (room, far) = (Room::new(), Netns::create("f").unwrap());
     room.netns.join("10.9.0.1/24", &far, "10.9.0.2/24").unwrap();
     // Nobody has this address, and the neighbour entry keeps the kernel from finding out.
-    room.netns.run(&["sh", "-c", "ip neigh add 10.9.0.77 lladdr 02:00:00:00:00:77 dev $(ip -o link | grep -o 'v[0-9-]*@' | tr -d @)"]).unwrap();
+    room.netns
+        .run(&["sh", "-c", "ip neigh add 10.9.0.77 lladdr 02:00:00:00:00:77 dev $(ip -o link | grep -o 'v[0-9-]*@' | tr -d @)"])
+        .unwrap();
     let made = room.daemon.ok(&["create", "--connect-timeout", "300ms", "url", ":701", "tail", "url", "10.9.0.77:80"]);
     let id = made.split(' ').next().unwrap();
     let mut client = connect(&room.ns(), ([127, 0, 0, 1], 701).into()).unwrap();
