@@ -46,6 +46,7 @@ pub fn seconds(seconds: u64) -> String {
 
 /// A text from elsewhere without what would move the cursor or change colours.
 pub fn clean(text: &str) -> String {
+<<<<<<< HEAD
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
         if c.is_control() {
             out.extend(c.escape_default())
@@ -54,6 +55,17 @@ pub fn clean(text: &str) -> String {
         }
         out
     })
+=======
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+>>>>>>> lang
 }
 
 #[cfg(test)]
