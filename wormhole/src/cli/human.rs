@@ -46,16 +46,6 @@ pub fn seconds(seconds: u64) -> String {
 
 /// A text from elsewhere without what would move the cursor or change colours.
 pub fn clean(text: &str) -> String {
-<<<<<<< HEAD
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if c.is_control() {
-            out.extend(c.escape_default())
-        } else {
-            out.push(c)
-        }
-        out
-    })
-=======
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {
@@ -65,7 +55,6 @@ pub fn clean(text: &str) -> String {
         }
     }
     out
->>>>>>> lang
 }
 
 #[cfg(test)]
