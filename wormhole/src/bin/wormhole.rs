@@ -1,3 +1,7 @@
-//! To be written.
+//! The command line client.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(wormhole::cli::run(std::env::args_os()))
+}

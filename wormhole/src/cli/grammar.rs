@@ -379,3 +379,27 @@ fn nest(drafts: Vec<Draft>, ends: Vec<(End, End)>) -> Spec {
 #[cfg(test)]
 #[path = "grammar_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "wrong_tests.rs"]
+mod wrong;
+
+#[cfg(test)]
+mod dump {
+    #[test]
+    fn dump() {
+        for line in std::fs::read_to_string("/tmp/lang_lines").unwrap().lines() {
+            let words = shell_words::split(line).unwrap();
+            match super::parse(&words) {
+                Ok(s) => println!("@@{line}\t!!OK!! {:?}\t", super::super::print(&s)),
+                Err(e) => {
+                    let d = e.diagram("", &words);
+                    let (l, c) = d.split_once('\n').unwrap();
+                    let from = c.find('^').unwrap();
+                    let u: String = l.chars().skip(from).take(c.len() - from).collect();
+                    println!("@@{line}\t{}\t{}\t{}\t{}", e.message, u, e.word, e.advice().unwrap_or_default());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Figures and texts as people read them.
+
+/// Bytes in powers of 1024 with three digits: `0 B`, `1.46 KiB`, `12.0 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    // The loss of precision is far below the three digits that are shown.
+    #[allow(clippy::cast_precision_loss)]
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = UNITS[0];
+    for next in &UNITS[1..] {
+        // 1023.6 would be shown as 1024.
+        if value < 1023.5 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    let digits = if value < 9.995 {
+        2
+    } else if value < 99.95 {
+        1
+    } else {
+        0
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+/// Seconds in the two largest units: `0s`, `1m 5s`, `3d 4h`.
+pub fn seconds(seconds: u64) -> String {
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
+    let first = units.iter().position(|(_, size)| seconds >= *size).unwrap_or(3);
+    let mut rest = seconds;
+    let mut shown = Vec::new();
+    for (name, size) in units.iter().skip(first).take(2) {
+        let count = rest / size;
+        rest %= size;
+        if count > 0 || shown.is_empty() {
+            shown.push(format!("{count}{name}"));
+        }
+    }
+    shown.join(" ")
+}
+
+/// A text from elsewhere without what would move the cursor or change colours.
+pub fn clean(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn figures() {
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1500, "1.46 KiB"),
+            (10 * 1024, "10.0 KiB"),
+            (1024 * 1024 - 1, "1.00 MiB"),
+            (12 << 20, "12.0 MiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(bytes(n), text);
+        }
+        for (n, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (65, "1m 5s"), (3600, "1h"), (3661, "1h 1m"), (273_600, "3d 4h")] {
+            assert_eq!(seconds(n), text);
+        }
+        assert_eq!(clean("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
+    }
+}
