@@ -118,7 +118,10 @@ fn circle(words: &[String], first: &Segment<'_>, last: &Segment<'_>) -> WordErro
 fn heads(words: &[String], segments: &[Segment<'_>]) -> Result<(), WordError> {
     for (index, segment) in segments.iter().enumerate() {
         let same = |other: &&Segment<'_>| {
-            !segment.hop && !other.hop && segment.machine == other.machine && same_place(&segment.head.place, &other.head.place)
+            !segment.hop
+                && !other.hop
+                && segment.machine == other.machine
+                && same_place(&segment.head.place, &other.head.place)
                 && match segment.head.proto {
                     Proto::Unix => other.head.proto == Proto::Unix && segment.head.path == other.head.path,
                     proto => {

@@ -70,10 +70,7 @@ fn examples_4_to_6_other_machine() {
     let host = || "myserver".to_owned();
     let hop = || one(tcp(Place::Host, 3306), tcp(Place::Host, 3306));
     let there = || one(tcp(Place::Host, 3306), tcp(docker("mysql"), 3306));
-    assert_eq!(
-        spec("url :3306 remote myserver tail docker-ns mysql"),
-        with(hop(), Via::Remote { host: host() }, there())
-    );
+    assert_eq!(spec("url :3306 remote myserver tail docker-ns mysql"), with(hop(), Via::Remote { host: host() }, there()));
     assert_eq!(
         spec("url :3306 tunnel myserver trigger docker-ns mysql"),
         with(hop(), Via::Tunnel { host: host() }, triggered(there()))
@@ -146,7 +143,10 @@ fn defaults_follow_the_head() {
     assert_eq!(spec("url :80 remote srv").link.unwrap().spec.tail, tcp(Place::Host, 80));
     assert_eq!(spec("remote srv:9998 tail docker-ns x url :80").head.port, 0);
     // A child may leave the namespace of its parent again.
-    assert_eq!(spec("url :1 tail docker-ns a child docker-ns url :2 tail docker-ns b").link.unwrap().spec.head.place, Place::Host);
+    assert_eq!(
+        spec("url :1 tail docker-ns a child docker-ns url :2 tail docker-ns b").link.unwrap().spec.head.place,
+        Place::Host
+    );
 }
 
 #[test]
@@ -162,10 +162,7 @@ fn options_go_to_every_segment() {
 fn print_writes_every_default_out() {
     for (line, printed) in [
         ("url :3306 tail docker-ns mysql", "url tcp://127.0.0.1:3306 tail url tcp://docker:mysql@127.0.0.1:3306"),
-        (
-            "url :80 trigger docker-run 'a b' chain url :81 docker-ns x tail url :82",
-            "",
-        ),
+        ("url :80 trigger docker-run 'a b' chain url :81 docker-ns x tail url :82", ""),
         (
             "id r url :1 tail docker-run 'a b' child docker-ns url :2 tail docker-ns b",
             "id r url tcp://127.0.0.1:1 tail url tcp://127.0.0.1:1 docker-run 'a b' child url tcp://127.0.0.1:2 docker-ns \
@@ -200,8 +197,30 @@ fn seeds_of_the_fuzzer() {
 fn token() -> impl Strategy<Value = String> {
     let word = prop::sample::select(Word::ALL.map(Word::as_str).to_vec()).prop_map(str::to_owned);
     let argument = prop::sample::select(vec![
-        ":80", ":0", "db", "x", "blue@", "docker:x@:81", "pid:7@", "udp://:53", "tcp://", "unix:///run/a", "unix://x@/b", "[::1]:80",
-        "0.0.0.0:80", "localhost", "srv", "srv:9999", "[::1]", "-e A=1 img", "img", "-e 'A=1 2' img --x", "--bad img", "", "'", "a b",
+        ":80",
+        ":0",
+        "db",
+        "x",
+        "blue@",
+        "docker:x@:81",
+        "pid:7@",
+        "udp://:53",
+        "tcp://",
+        "unix:///run/a",
+        "unix://x@/b",
+        "[::1]:80",
+        "0.0.0.0:80",
+        "localhost",
+        "srv",
+        "srv:9999",
+        "[::1]",
+        "-e A=1 img",
+        "img",
+        "-e 'A=1 2' img --x",
+        "--bad img",
+        "",
+        "'",
+        "a b",
     ]);
     prop_oneof![4 => word, 4 => argument.prop_map(str::to_owned), 1 => ".*", 1 => "[a-z:@/\\[\\].0-9-]{0,12}"]
 }

@@ -47,7 +47,11 @@ pub fn seconds(seconds: u64) -> String {
 /// A text from elsewhere without what would move the cursor or change colours.
 pub fn clean(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
         out
     })
 }

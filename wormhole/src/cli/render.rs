@@ -102,7 +102,10 @@ pub fn inspect(view: &SegmentView, look: Look) -> String {
         ("age", seconds(age(view.created))),
         ("trigger", if view.spec.trigger { "on first connection".to_owned() } else { String::new() }),
         ("options", print_options(&view.spec.options).join(" ")),
-        ("connections", format!("{} open, {} total, {} failed, {} reset", counts.open, counts.total, counts.failed, counts.reset)),
+        (
+            "connections",
+            format!("{} open, {} total, {} failed, {} reset", counts.open, counts.total, counts.failed, counts.reset),
+        ),
         ("last error", counts.last_error.clone().unwrap_or_default()),
         ("bytes", format!("{} to the tail, {} to the head", bytes(view.bytes.to_tail), bytes(view.bytes.to_head))),
     ];

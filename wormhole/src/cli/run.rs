@@ -104,7 +104,9 @@ async fn carry_out(args: &Args, out: &mut String) -> Result<(), Trouble> {
         }
         Command::Help { topic } => {
             *out = help::topic(topic.as_deref()).map_err(|near| Trouble {
-                hint: Some(near.map_or("`wormhole help` lists the commands".to_owned(), |near| format!("did you mean \"{near}\"?"))),
+                hint: Some(
+                    near.map_or("`wormhole help` lists the commands".to_owned(), |near| format!("did you mean \"{near}\"?")),
+                ),
                 ..Trouble::new(code::USAGE, format!("there is no help on `{}`", topic.as_deref().unwrap_or_default()))
             })?;
         }

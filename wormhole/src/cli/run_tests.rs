@@ -125,7 +125,9 @@ fn the_examples_of_the_help_are_right() {
 
 #[test]
 fn no_daemon_is_exit_code_3() {
-    for line in ["list", "status", "ping", "ping other", "inspect x", "delete x", "delete --all", "create url :1 tail docker-ns x"] {
+    for line in
+        ["list", "status", "ping", "ping other", "inspect x", "delete x", "delete --all", "create url :1 tail docker-ns x"]
+    {
         let (code, out, err) = outcome(&format!("wormhole -H unix:///nonexistent/wormhole.sock {line}"));
         assert_eq!((code, out.as_str()), (3, ""), "{line}: {err}");
         assert!(err.starts_with("error: ") && err.contains("\nhint: "), "{line}: {err}");
