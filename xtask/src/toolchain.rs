@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use crate::step;
 use crate::workspace::{self, is_executable, program};
 
-/// The version that was tried with the compilers below.
+/// The versions that were tried with the compilers below.
 const BPF_LINKER: &str = "0.13.0";
+const CARGO_DENY: &str = "0.20.2";
 
 /// Debian's compiler: `core` for eBPF comes compiled, so neither nightly nor the library's sources are needed.
 pub const DEBIAN_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
@@ -173,8 +174,7 @@ pub fn install_linker() -> Result<()> {
     // Its default features want the LLVM of a nightly compiler and do not link against this one.
     cargo.args(["install", &format!("bpf-linker@{BPF_LINKER}"), "--locked", "--no-default-features"]);
     cargo.args(["--features", &format!("llvm-{}", rustc.llvm), "--root"]).arg(&root).env("LLVM_PREFIX", &prefix);
-    cargo.env("CARGO_TARGET_DIR", workspace::target()?.join("tools-build"));
-    step::run(&format!("building bpf-linker {BPF_LINKER} for LLVM {}", rustc.llvm), &mut cargo)
+    install(&format!("building bpf-linker {BPF_LINKER} for LLVM {}", rustc.llvm), &mut cargo)
 }
 
 /// The shared library of Debian's LLVM, such as /usr/lib/x86_64-linux-gnu/libLLVM.so.22.1.
@@ -190,9 +190,17 @@ fn llvm_library(major: u32) -> Option<PathBuf> {
 /// Builds cargo-deny.
 pub fn install_deny() -> Result<()> {
     let mut cargo = workspace::cargo();
-    cargo.args(["install", "cargo-deny", "--locked", "--root"]).arg(workspace::tools()?.join("cargo-deny"));
-    cargo.env("CARGO_TARGET_DIR", workspace::target()?.join("tools-build"));
-    step::run("building cargo-deny", &mut cargo)
+    // Without optimisation: it runs for seconds, and optimised it takes many times longer to build than to run.
+    cargo.args(["install", &format!("cargo-deny@{CARGO_DENY}"), "--locked", "--debug", "--root"]);
+    cargo.arg(workspace::tools()?.join("cargo-deny")).env("CARGO_PROFILE_DEV_DEBUG", "false");
+    install(&format!("building cargo-deny {CARGO_DENY}"), &mut cargo)
+}
+
+/// Runs a `cargo install` in a folder that is removed when it went well, and taken up again when it did not.
+fn install(what: &str, cargo: &mut Command) -> Result<()> {
+    let folder = workspace::target()?.join("tools-build");
+    step::run(what, cargo.env("CARGO_TARGET_DIR", &folder))?;
+    std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))
 }
 
 /// cargo-deny, ours or the user's.

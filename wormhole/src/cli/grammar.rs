@@ -6,7 +6,7 @@
 use super::check;
 use super::error::WordError;
 use super::lex::{Word, nearest, suggest};
-use crate::model::{End, Host, Link, Options, Place, Proto, RunSpec, Spec, Url, Via};
+use crate::model::{End, Host, Link, Options, Place, Proto, RunSpec, Spec, Url, Via, is_container};
 
 /// Segments in one line. Bounds the depth of what crosses the wire; real lines have two or three.
 pub const MAX_SEGMENTS: usize = 32;
@@ -103,8 +103,12 @@ impl Reader<'_> {
                 let place = match self.words.get(self.at) {
                     Some(text) if Word::read(text).is_none() => {
                         self.at += 1;
-                        if !crate::model::is_container(text) {
-                            let message = format!("`{text}` is not the id or name of a container");
+                        if !is_container(text) {
+                            let message = if text.is_empty() {
+                                "an empty word is not the id or name of a container: an unset variable of the shell?".to_owned()
+                            } else {
+                                format!("`{text}` is not the id or name of a container")
+                            };
                             let near = suggest(text).filter(|near| near.starts_with("url "));
                             return Err(self.wrong(self.at - 1, message).suggest(near));
                         }
@@ -140,7 +144,13 @@ impl Reader<'_> {
     }
 
     fn unknown(&self, text: &str, index: usize) -> WordError {
+        if text.trim().is_empty() {
+            return self.wrong(index, "an empty word").hint("an unset variable of the shell?");
+        }
         let error = self.wrong(index, format!("`{text}` is not a word of the language"));
+        if text.split_whitespace().next().and_then(Word::read).is_some() {
+            return error.hint(format!("quotes make one word of it: write {} without them", text.trim()));
+        }
         match suggest(text) {
             Some(near) => error.suggest(Some(near)),
             None => error.hint(format!("the words are {}", Word::ALL.map(Word::as_str).join(", "))),
@@ -383,23 +393,3 @@ mod tests;
 #[cfg(test)]
 #[path = "wrong_tests.rs"]
 mod wrong;
-
-#[cfg(test)]
-mod dump {
-    #[test]
-    fn dump() {
-        for line in std::fs::read_to_string("/tmp/lang_lines").unwrap().lines() {
-            let words = shell_words::split(line).unwrap();
-            match super::parse(&words) {
-                Ok(s) => println!("@@{line}\t!!OK!! {:?}\t", super::super::print(&s)),
-                Err(e) => {
-                    let d = e.diagram("", &words);
-                    let (l, c) = d.split_once('\n').unwrap();
-                    let from = c.find('^').unwrap();
-                    let u: String = l.chars().skip(from).take(c.len() - from).collect();
-                    println!("@@{line}\t{}\t{}\t{}\t{}", e.message, u, e.word, e.advice().unwrap_or_default());
-                }
-            }
-        }
-    }
-}

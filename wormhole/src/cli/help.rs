@@ -18,15 +18,16 @@ Exit codes:
 
 /// Shown by `create --help`, `help create` and `help language`.
 pub const LANGUAGE: &str = "\
-The language: words are read left to right and change a current segment, which leads from its head (where it
-listens) to its tail (where it connects to).
+The language: words are read left to right and change a current segment, which leads from its
+head (where it listens) to its tail (where it connects to).
 
   url {proto://}{ns@}{host}{:port}
-                   sets the parts that are given. proto is tcp, udp or unix (unix:///path); ns is a name under
-                   /run/netns, pid:N or docker:NAME; IPv6 is written in brackets
+                   sets the parts that are given. proto is tcp, udp or unix (unix:///path); ns is
+                   a name under /run/netns, pid:N or docker:NAME; IPv6 is written in brackets
   id ID            the segment's id; a short random one if there is none
   docker-ns [ID]   the namespace of a running container (id, prefix or name); alone: the host's own
-  docker-run ARGS  run a container and use its namespace. ARGS is one quoted word in the syntax of `docker run`
+  docker-run ARGS  run a container and use its namespace; ARGS is one quoted word in the syntax of
+                   `docker run`
   tail             the words that follow set the tail
   trigger          as tail, and the words that follow run when something first connects
   child            a further segment, whose head starts from this segment's tail
@@ -35,7 +36,8 @@ listens) to its tail (where it connects to).
   tunnel HOST      as remote, over an IPsec tunnel
   udptunnel HOST   as tunnel, with ESP in UDP
 
-Defaults: proto tcp; host 127.0.0.1; a free port for the head; the tail's proto and port are those of the head.
+Defaults: proto tcp; host 127.0.0.1; a free port for the head; the tail's proto and port are those
+of the head.
 
 Examples:
   # a port of this host leads into a container
@@ -43,13 +45,15 @@ Examples:
   # a port inside one container leads into another one
   wormhole create url :3306 docker-ns app tail docker-ns mysql
   # both containers start on first use; the database is on localhost inside the first one
-  wormhole create url :80 trigger docker-run wormhole/wordpress child url :3306 trigger docker-run wormhole/mysql
+  wormhole create url :80 trigger docker-run wormhole/wordpress \\
+      child url :3306 trigger docker-run wormhole/mysql
   # the container is on another machine
   wormhole create url :3306 remote myserver tail docker-ns mysql
   # the same over IPsec; tunnel and container on first use
   wormhole create url :3306 trigger tunnel myserver trigger docker-run wormhole/mysql
   # a unix socket leads to a TCP port, with options of docker run
-  wormhole create url unix:///run/db.sock trigger docker-run \"-e MYSQL_ROOT_PASSWORD=x -v data:/var/lib/mysql mysql\" url :3306
+  wormhole create url unix:///run/db.sock \\
+      trigger docker-run \"-e MYSQL_ROOT_PASSWORD=x -v data:/var/lib/mysql mysql\" url :3306
   # only show what would be done
   wormhole create --dry-run url udp://:53 tail url blue@10.0.0.1";
 

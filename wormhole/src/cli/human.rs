@@ -46,14 +46,15 @@ pub fn seconds(seconds: u64) -> String {
 
 /// A text from elsewhere without what would move the cursor or change colours.
 pub fn clean(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
         if c.is_control() {
-            out.extend(c.escape_default())
+            out.extend(c.escape_default());
         } else {
-            out.push(c)
+            out.push(c);
         }
-        out
-    })
+    }
+    out
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::args::{Args, Color, Command, Create, Output, protect};
 use super::plan::plan;
 use super::render::{self, Look};
 use super::{grammar, help};
-use crate::api::client::{Client, ClientError};
+use crate::api::{Client, ClientError};
 use crate::model::{CreateRequest, FailureKind, PingRequest};
 use clap::Parser;
 use serde::Serialize;

@@ -62,7 +62,9 @@ pub struct RelayOptions {
     pub idle_timeout: Option<Duration>,
     /// First keepalive probe after so long without a segment; none: no keepalive.
     pub keepalive: Option<Duration>,
-    /// `TCP_USER_TIMEOUT`: unacknowledged for so long is dead; none: the kernel's retransmission limits.
+    /// `TCP_USER_TIMEOUT`: unacknowledged for so long is dead; none: the kernel's retransmission limits (about a
+    /// quarter of an hour with `net.ipv4.tcp_retries2` = 15). Off by default, because the kernel also counts the time
+    /// in which a living reader keeps its window shut (tcp(7)): a reader that pauses for longer would be reset.
     pub user_timeout: Option<Duration>,
     /// Forget a UDP session on which no datagram moved for so long.
     pub udp_timeout: Duration,
@@ -76,7 +78,7 @@ impl Default for RelayOptions {
             connect_timeout: Duration::from_secs(10),
             idle_timeout: None,
             keepalive: Some(Duration::from_secs(30)),
-            user_timeout: Some(Duration::from_secs(120)),
+            user_timeout: None,
             udp_timeout: Duration::from_secs(60),
             udp_sessions: 16_384,
         }

@@ -46,7 +46,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     // Asking for both is asking for everything.
     let (unit, e2e) = if arguments.unit == arguments.e2e { (true, true) } else { (arguments.unit, arguments.e2e) };
-    let no_box = if e2e { e2e::why_no_box() } else { None };
+    let no_box = if e2e { wormhole_tests::boxed::obstacle() } else { None };
     let mut groups = vec![Group::Build];
     if e2e && no_box.is_none() {
         groups.push(Group::E2e);

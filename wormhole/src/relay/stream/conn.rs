@@ -6,6 +6,8 @@
 //! - A reset is handed on as a reset. What arrived before it is written first as far as the receiver takes it at once,
 //!   as a direct connection would have delivered it.
 //! - A tail that cannot be reached resets the client: a connection that never was must not look like an empty answer.
+//! - A unix socket knows no reset of its own. Its peer sees ECONNRESET when bytes of it were left unread, and otherwise
+//!   an EOF, whatever we do.
 
 use super::pump::{Pump, Ready, Turn, hand_on_end};
 use super::socket::{end_orderly, peer_name};

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Probes after the first one that may go unanswered, and the time between them. With the default first probe after
-/// 30 s a peer that vanished without FIN is noticed after a minute.
+/// 30 s a peer that vanished without FIN is noticed after a minute while nothing is under way to it. `TCP_USER_TIMEOUT`,
+/// if set, takes the place of the number of probes.
 const KEEPALIVE_PROBES: u32 = 3;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 

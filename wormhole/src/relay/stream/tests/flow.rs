@@ -226,3 +226,16 @@ fn two_hundred_random_connections_byte_for_byte() {
     let counters = rig.route.counters.connections();
     assert_eq!((counters.total, counters.failed, counters.reset), (CONNECTIONS, 0, 0));
 }
+
+#[test]
+fn by_default_no_kernel_timer_ends_a_reader_that_pauses() {
+    // With TCP_USER_TIMEOUT the kernel resets a stream whose reader leaves its window shut for so long, although it
+    // answers every probe: tcp(7), "or buffered data may remain untransmitted (due to zero window size)".
+    let (server, to) = server();
+    let rig = Rig::start(to);
+    assert_eq!(rig.route.options.user_timeout, None);
+    let (client, served) = rig.pair(&server);
+    let up = fill(&client, &rig);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(drain(served), up);
+}
