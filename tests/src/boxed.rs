@@ -7,6 +7,8 @@ use std::process::{Command, ExitStatus};
 
 mod cgroup;
 
+pub use cgroup::sweep;
+
 /// Set to 1 inside.
 pub const ENV: &str = "WORMHOLE_BOX";
 
@@ -80,9 +82,9 @@ pub fn inside(command: &Command) -> Result<Command> {
 /// When the box cannot be made.
 pub fn enter(command: &Command) -> Result<ExitStatus> {
     // Also what boxes left that were killed together with the process that made them.
-    cgroup::sweep();
+    sweep();
     let status = inside(command)?.status().context("cannot start unshare (package util-linux)");
-    cgroup::sweep();
+    sweep();
     status
 }
 

@@ -44,6 +44,12 @@ pub fn available() -> bool {
     program("apt-get").is_some() && program("dpkg-query").is_some()
 }
 
+/// Whether this distribution has a package of that name.
+pub fn known(package: &str) -> bool {
+    let show = Command::new("apt-cache").args(["show", package]).output();
+    show.is_ok_and(|output| output.status.success())
+}
+
 /// Those of `packages` that are installed.
 pub fn installed(packages: &[&'static str]) -> Result<HashSet<&'static str>> {
     if packages.is_empty() || !available() {

@@ -20,7 +20,6 @@ mod test;
 mod toolchain;
 mod workspace;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -46,11 +45,10 @@ enum Task {
     #[command(hide = true)]
     BenchWorker(bench::worker::Args),
     /// Show it at work between two containers
-    #[command(disable_help_flag = true)]
-    Demo {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<OsString>,
-    },
+    Demo(demo::Args),
+    /// The parts of `demo` that are processes of their own
+    #[command(hide = true, subcommand)]
+    DemoStage(demo::Stage),
     /// The part of `test` that runs inside the box
     #[command(hide = true)]
     InsideBox { plan: std::path::PathBuf },
@@ -63,7 +61,8 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::BenchWorker(arguments) => bench::worker::run(arguments).map(|()| ExitCode::SUCCESS),
-        Task::Demo { args } => demo::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Demo(arguments) => demo::run(&arguments),
+        Task::DemoStage(stage) => demo::stage(&stage),
         Task::InsideBox { plan } => test::e2e::run_plan(&plan).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

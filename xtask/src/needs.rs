@@ -2,6 +2,8 @@
 
 use clap::ValueEnum;
 
+use crate::{apt, bench, workspace};
+
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Group {
@@ -13,6 +15,8 @@ pub enum Group {
     Bench,
     /// Run the demo
     Demo,
+    /// Run the demo with --no-docker
+    DemoNoDocker,
     /// Check licences and sources of the dependencies
     Deny,
 }
@@ -43,16 +47,8 @@ pub enum From {
     CargoDeny,
 }
 
-/// The packages that the end-to-end tests need: `(package, why)`.
-///
-/// The suites know best; once `wormhole_tests::PACKAGES` exists, it stands here.
-const E2E_PACKAGES: &[(&str, &str)] = &[];
-
-/// The packages that the benchmark needs: `(package, why)`.
-const BENCH_PACKAGES: &[(&str, &str)] = &[];
-
-/// The packages that the demo needs: `(package, why)`.
-const DEMO_PACKAGES: &[(&str, &str)] = &[];
+/// What only the end-to-end tests want of the packages that the demo shares with them.
+const NOT_SHOWN: &[&str] = &["nginx", "dnsmasq-base"];
 
 /// Everything that is needed by at least one of `groups`, each once.
 pub fn of(groups: &[Group]) -> Vec<Need> {
@@ -60,7 +56,7 @@ pub fn of(groups: &[Group]) -> Vec<Need> {
 }
 
 fn all() -> Vec<Need> {
-    use Group::{Bench, Build, Demo, Deny, E2e};
+    use Group::{Bench, Build, Demo, DemoNoDocker, Deny, E2e};
     // Whoever runs the binaries builds them first.
     let runs = [Build, E2e, Bench, Demo];
     let mut needs = vec![
@@ -78,13 +74,20 @@ fn all() -> Vec<Need> {
             groups: vec![Deny],
         },
     ];
-    let boxed = [E2e, Demo, Bench];
+    let boxed = [E2e, Demo, DemoNoDocker, Bench];
     add(&mut needs, "util-linux", "unshare, which makes the box that tests run in", &boxed);
     add(&mut needs, "iproute2", "makes network namespaces and the links between them", &boxed);
-    for (group, packages) in [(E2e, E2E_PACKAGES), (Bench, BENCH_PACKAGES), (Demo, DEMO_PACKAGES)] {
-        for (package, why) in packages {
-            add(&mut needs, package, why, &[group]);
-        }
+    for (package, why) in wormhole_tests::packages::PACKAGES {
+        let shown = !NOT_SHOWN.contains(package);
+        add(&mut needs, package, why, if shown { &[E2e, Demo] } else { &[E2e] });
+    }
+    // Up to Debian 12 the command is a part of docker.io; where it is missing, it is a package of its own.
+    if workspace::program("docker").is_none() && apt::known("docker-cli") {
+        add(&mut needs, "docker-cli", "the docker command", &[E2e, Demo]);
+    }
+    add(&mut needs, "redis-tools", "redis server and client", &[DemoNoDocker]);
+    for (package, why) in bench::PACKAGES.iter().chain(bench::APP_PACKAGES) {
+        add(&mut needs, package, why, &[Bench]);
     }
     needs
 }
@@ -111,6 +114,7 @@ fn program_of(package: &str) -> Option<&'static str> {
         "busybox-static" => "busybox",
         "curl" => "curl",
         "dnsmasq-base" => "dnsmasq",
+        "docker-cli" => "docker",
         "docker.io" => "dockerd",
         "haproxy" => "haproxy",
         "iproute2" => "ip",

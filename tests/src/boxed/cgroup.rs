@@ -13,8 +13,9 @@ pub(super) fn name() -> String {
 }
 
 /// Removes the cgroups of boxes whose maker is gone or is this process. One that still holds a process (another box of
-/// ours that runs) cannot be removed, and stays.
-pub(super) fn sweep() {
+/// ours that runs) cannot be removed, and stays. Says whether all of them are gone.
+pub fn sweep() -> bool {
+    let mut gone = true;
     let root = Path::new("/sys/fs/cgroup");
     // Version 2 has one tree; version 1 has one for every controller.
     let controllers = fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path());
@@ -25,9 +26,11 @@ pub(super) fn sweep() {
             let Some(maker) = maker else { continue };
             if maker == std::process::id() || !Path::new(&format!("/proc/{maker}")).exists() {
                 remove(&entry.path());
+                gone &= !entry.path().exists();
             }
         }
     }
+    gone
 }
 
 /// Children first. Only directories can and must be removed.

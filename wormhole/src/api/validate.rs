@@ -99,8 +99,9 @@ fn segment(at: &str, spec: &Spec, via: Option<&Via>) -> Result<(), Failure> {
         peer(&format!("{at}.link.via"), link)?;
     }
     options(&format!("{at}.options"), &spec.options)?;
-    // The head of a segment on another machine is the hop to there and no socket that could be met.
-    if !via.is_some_and(is_hop) && !leaves_machine(spec) && connects_to_itself(&spec.head, &spec.tail) {
+    // A head behind `remote` or a tunnel is a hop and no socket.
+    let hop = via.is_some_and(is_remote);
+    if !hop && !leaves_machine(spec) && connects_to_itself(&spec.head, &spec.tail) {
         return Err(Failure::new(FailureKind::Refused, format!("{at}: the segment would connect to itself"))
             .hint("give the tail another port, host or namespace than the head"));
     }
@@ -246,10 +247,10 @@ fn options(at: &str, options: &Options) -> Result<(), Failure> {
 
 /// True when the tail leads to another machine, where the same address is another place.
 fn leaves_machine(spec: &Spec) -> bool {
-    spec.link.as_deref().is_some_and(|link| is_hop(&link.via))
+    spec.link.as_deref().is_some_and(|link| is_remote(&link.via))
 }
 
-fn is_hop(via: &Via) -> bool {
+fn is_remote(via: &Via) -> bool {
     matches!(via, Via::Remote { .. } | Via::Tunnel { .. } | Via::Udptunnel { .. })
 }
 

@@ -30,6 +30,7 @@ mod table;
 pub mod worker;
 
 use anyhow::{Context, Result, bail};
+#[allow(unused_imports, reason = "for the command that sets a machine up")]
 pub use install::{APP_PACKAGES, PACKAGES};
 use peers::Peer;
 use std::path::PathBuf;
@@ -97,8 +98,10 @@ impl Suite {
 }
 
 /// Runs the bench and prints its table.
+#[allow(clippy::needless_pass_by_value, reason = "the arguments are this command's own")]
 pub fn run(args: Args) -> Result<()> {
-    let columns = columns::select(args.suite.columns(), &args.only)?;
+    let mut columns = columns::select(args.suite.columns(), &args.only)?;
+    columns.retain(|column| run::effort(&args).includes(column.measure));
     let peers = select_peers(&args)?;
     if cfg!(debug_assertions) && !args.debug_build {
         return binaries::reexec_in_release();

@@ -70,7 +70,8 @@ pub fn run(plan: &Plan<'_>) -> Result<Results> {
     Ok(results)
 }
 
-fn effort(args: &Args) -> Effort {
+/// How long and how often, by the arguments.
+pub fn effort(args: &Args) -> Effort {
     let mut effort = if args.quick { Effort::QUICK } else { Effort::FULL };
     if let Some(rounds) = args.rounds {
         effort.rounds = usize::from(rounds);
@@ -130,11 +131,7 @@ fn rounds(bench: &Bench, variants: &mut [Variant], columns: &[&'static Column]) 
 
 impl Samples {
     fn take(&mut self, bench: &Bench, variant: &mut Variant, measure: Measure, columns: &[&'static Column]) {
-        let outcome = match bench.effort.leaves_out(measure) {
-            Some(why) => Err(anyhow!(why)),
-            None => bench.take(variant, measure),
-        };
-        match outcome {
+        match bench.take(variant, measure) {
             Ok(values) => values.into_iter().for_each(|(id, v)| self.values.entry((id, variant.name)).or_default().push(v)),
             Err(error) => {
                 for column in columns.iter().filter(|column| column.measure == measure) {
@@ -169,6 +166,9 @@ fn header(plan: &Plan<'_>, effort: &Effort) -> Header {
 /// What a reader must know, for the columns that are there.
 fn notes(columns: &[&'static Column], effort: &Effort) -> Vec<String> {
     let mut notes = Vec::new();
+    if !effort.long_ones {
+        notes.push("--quick: 10,000 idle and 30,000 sequential connections are left out".into());
+    }
     let has = |group: &str| columns.iter().any(|column| column.group == group);
     if has("rtt") {
         notes.push("round trips: on one cpu client, server and proxy are pinned to it; on two the server is on the first, the client on the second, the proxy free".into());

@@ -62,7 +62,7 @@ pub struct Flags {
     /// TCP keepalive starts after this; 0: off [default: 30s]
     #[arg(long, value_name = "DURATION")]
     keepalive: Option<String>,
-    /// Give up on a peer that acknowledges nothing for this long; 0: the kernel's default [default: 120s]
+    /// TCP_USER_TIMEOUT: reset a peer that takes or acknowledges nothing for this long; 0: the kernel decides [default: 0]
     #[arg(long, value_name = "DURATION")]
     user_timeout: Option<String>,
     /// Let the kernel carry the bytes: `auto`, `on` or `off` [default: auto]

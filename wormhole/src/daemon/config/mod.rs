@@ -192,7 +192,7 @@ fn build(
             .map_or(16384, |n| usize::try_from(n).unwrap_or(usize::MAX)),
         connect_timeout: opt(get("connect-timeout"), parse::deadline)?.unwrap_or(seconds(10)),
         keepalive: Some(opt(get("keepalive"), parse::pause)?.unwrap_or(seconds(30))).filter(|d| !d.is_zero()),
-        user_timeout: Some(opt(get("user-timeout"), parse::pause)?.unwrap_or(seconds(120))).filter(|d| !d.is_zero()),
+        user_timeout: opt(get("user-timeout"), parse::pause)?.filter(|d| !d.is_zero()),
         fastpath: opt(get("fastpath"), parse::fastpath)?.unwrap_or_default(),
         file,
         notes,

@@ -63,7 +63,7 @@ fn defaults() {
     assert_eq!(config.udp_timeout, Duration::from_secs(60));
     assert_eq!(config.connect_timeout, Duration::from_secs(10));
     assert_eq!(config.keepalive, Some(Duration::from_secs(30)));
-    assert_eq!(config.user_timeout, Some(Duration::from_secs(120)));
+    assert_eq!(config.user_timeout, None);
     assert_eq!(config.fastpath, Mode::Auto);
     assert_eq!((config.file, config.notes), (None, Vec::new()));
 }

@@ -9,7 +9,8 @@
 //! - A unix socket knows no reset of its own. Its peer sees ECONNRESET when bytes of it were left unread, and otherwise
 //!   an EOF, whatever we do.
 
-use super::pump::{Pump, Ready, Turn, hand_on_end};
+use super::pipes::Pipes;
+use super::pump::{Pump, Ready, Tools, Turn, hand_on_end};
 use super::socket::{end_orderly, peer_name};
 use crate::model::{Bytes, ConnectionView};
 use crate::relay::Route;
@@ -84,7 +85,7 @@ pub enum Step {
 impl Conn {
     /// A connection that was accepted and whose tail is not there yet.
     pub fn new(route: Arc<Route>, head: OwnedFd, generation: u32, unix: bool, now: Instant) -> Self {
-        let head_ready = Ready { readable: true, writable: true, exact: unix };
+        let head_ready = Ready { readable: true, writable: true, spliced: !unix, exact: unix };
         Self {
             route,
             generation,
@@ -119,7 +120,7 @@ impl Conn {
     /// Takes the socket of an attempt to connect.
     pub fn set_tail(&mut self, fd: OwnedFd, connected: bool, unix: bool) {
         self.tail = Some(fd);
-        self.tail_ready = Ready { readable: false, writable: connected, exact: unix };
+        self.tail_ready = Ready { readable: false, writable: connected, spliced: !unix, exact: unix };
         self.open = connected;
     }
 
@@ -130,9 +131,9 @@ impl Conn {
     }
 
     /// Handles what epoll told about one side.
-    pub fn event(&mut self, side: Side, flags: EventFlags, scratch: &mut [u8]) -> Step {
+    pub fn event(&mut self, side: Side, flags: EventFlags, tools: &mut Tools) -> Step {
         if !self.open {
-            return self.event_while_connecting(side, flags, scratch);
+            return self.event_while_connecting(side, flags, tools);
         }
         let ready = match side {
             Side::Head => &mut self.head_ready,
@@ -142,10 +143,10 @@ impl Conn {
         if flags.contains(EventFlags::ERR) {
             self.failed = Some(side);
         }
-        self.advance(scratch)
+        self.advance(tools)
     }
 
-    fn event_while_connecting(&mut self, side: Side, flags: EventFlags, scratch: &mut [u8]) -> Step {
+    fn event_while_connecting(&mut self, side: Side, flags: EventFlags, tools: &mut Tools) -> Step {
         let gone = flags.contains(EventFlags::ERR);
         match side {
             // What the client sends or ends meanwhile stays in the kernel until the tail is there; only its reset
@@ -169,22 +170,22 @@ impl Conn {
                 }
                 self.open = true;
                 note(&mut self.tail_ready, flags);
-                self.advance(scratch)
+                self.advance(tools)
             }
         }
     }
 
     /// Moves what can be moved, both ways.
-    pub fn advance(&mut self, scratch: &mut [u8]) -> Step {
+    pub fn advance(&mut self, tools: &mut Tools) -> Step {
         if !self.open {
             return Step::Wait;
         }
-        let mut up = self.turn(Side::Head, scratch);
-        let mut down = self.turn(Side::Tail, scratch);
+        let mut up = self.turn(Side::Head, tools);
+        let mut down = self.turn(Side::Tail, tools);
         if matches!(up, Turn::WriteFailed(_)) {
-            down = self.last_words(Side::Tail, scratch);
+            down = self.last_words(Side::Tail, tools);
         } else if matches!(down, Turn::WriteFailed(_)) {
-            up = self.last_words(Side::Head, scratch);
+            up = self.last_words(Side::Head, tools);
         }
         let step = match (up, down) {
             // A write that failed comes first: it took the error of that socket away, and what its reader makes of the
@@ -207,18 +208,18 @@ impl Conn {
     }
 
     /// One turn of the pump that reads from this side.
-    fn turn(&mut self, from: Side, scratch: &mut [u8]) -> Turn {
+    fn turn(&mut self, from: Side, tools: &mut Tools) -> Turn {
         let Some(tail) = self.tail.as_ref().map(AsFd::as_fd) else { return Turn::Waiting };
         let head = (self.head.as_fd(), &mut self.head_ready);
         let tail = (tail, &mut self.tail_ready);
         let counters = &self.route.counters;
         let (turn, moved, count) = match from {
             Side::Head => {
-                let (turn, moved) = self.to_tail.turn(head, tail, scratch);
+                let (turn, moved) = self.to_tail.turn(head, tail, tools);
                 (turn, moved, &counters.to_tail)
             }
             Side::Tail => {
-                let (turn, moved) = self.to_head.turn(tail, head, scratch);
+                let (turn, moved) = self.to_head.turn(tail, head, tools);
                 (turn, moved, &counters.to_head)
             }
         };
@@ -232,14 +233,14 @@ impl Conn {
     }
 
     /// A side takes nothing any more; what it sent before that is handed on as far as the other takes it at once.
-    fn last_words(&mut self, from: Side, scratch: &mut [u8]) -> Turn {
+    fn last_words(&mut self, from: Side, tools: &mut Tools) -> Turn {
         match from {
             Side::Head => self.head_ready.readable = true,
             Side::Tail => self.tail_ready.readable = true,
         }
         // Bounded by its receive buffer, for nothing arrives any more; the limit is for what we did not think of.
         for _ in 0..LAST_TURNS {
-            let turn = self.turn(from, scratch);
+            let turn = self.turn(from, tools);
             if turn != Turn::Again {
                 return turn;
             }
@@ -278,7 +279,9 @@ impl Conn {
     }
 
     /// Closes both sockets, and counts it as closed after that.
-    pub fn close(self) {
+    pub fn close(mut self, pipes: &mut Pipes) {
+        self.to_tail.close(pipes);
+        self.to_head.close(pipes);
         let Self { route, head, tail, .. } = self;
         drop((head, tail));
         route.counters.open.fetch_sub(1, Relaxed);

@@ -3,6 +3,7 @@
 
 mod conn;
 mod listener;
+mod pipes;
 mod pump;
 mod socket;
 #[cfg(test)]

@@ -3,7 +3,10 @@
 //! A pump owns no buffer while nothing is stuck: it reads into the thread's scratch buffer and writes out of it. Only
 //! what the receiver did not take is kept, at most one read, and no further byte is read before it is gone. So in
 //! front of a reader that stopped there are the kernel's two socket buffers and at most [`CHUNK_MAX`] bytes of ours.
+//!
+//! A direction that streams is spliced through a borrowed pipe instead, which holds at most as much.
 
+use super::pipes::{Pipe, Pipes};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
@@ -12,6 +15,10 @@ use rustix::net::{SendFlags, Shutdown};
 pub const CHUNK_MAX: usize = 256 * 1024;
 /// What the first read of a connection takes; a read that fills it doubles the next one.
 const CHUNK_FIRST: usize = 16 * 1024;
+/// A read that fills at least this much marks a stream: from then on it is spliced.
+const STREAMING: usize = 64 * 1024;
+/// A turn that splices less than this was no stream any more: a copy is cheaper for small messages.
+const TRICKLE: usize = 32 * 1024;
 /// Bytes that one pump moves before others get their turn.
 const TURN: usize = 1024 * 1024;
 
@@ -22,6 +29,8 @@ pub struct Ready {
     pub readable: bool,
     /// A write may succeed.
     pub writable: bool,
+    /// May be spliced: a TCP socket.
+    pub spliced: bool,
     /// A short read does not mean that nothing is left: FIN or urgent data has arrived, or it is a unix socket.
     pub exact: bool,
 }
@@ -41,9 +50,29 @@ pub enum Turn {
     WriteFailed(Errno),
 }
 
+/// What a thread lends to the pump whose turn it is.
+#[derive(Debug)]
+pub struct Tools {
+    /// Bytes pass through here when they are copied.
+    pub scratch: Box<[u8]>,
+    /// And through these when they are spliced.
+    pub pipes: Pipes,
+}
+
+impl Tools {
+    /// A scratch buffer of the usual size, and at most `pipes` pipes.
+    pub fn new(pipes: usize) -> Self {
+        Self { scratch: vec![0; CHUNK_MAX].into_boxed_slice(), pipes: Pipes::new(pipes) }
+    }
+}
+
 /// One direction.
 #[derive(Debug, Default)]
 pub struct Pump {
+    /// The pipe of a direction that is being spliced.
+    pipe: Option<Pipe>,
+    /// Both ends can be spliced, and the last reads came back full.
+    streaming: bool,
     /// What was read and not written yet.
     stuck: Option<Stuck>,
     /// Size of the next read; 0: not read yet.
@@ -69,7 +98,20 @@ impl Pump {
 
     /// True while something was read and not written yet.
     pub fn is_stuck(&self) -> bool {
-        self.stuck.is_some()
+        self.stuck.is_some() || self.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty())
+    }
+
+    /// Takes the next turn for one of a stream.
+    #[cfg(test)]
+    pub fn stream(&mut self) {
+        self.streaming = true;
+    }
+
+    /// Gives a borrowed pipe back; the connection is over.
+    pub fn close(&mut self, pipes: &mut Pipes) {
+        if let Some(pipe) = self.pipe.take() {
+            pipes.give_back(pipe);
+        }
     }
 
     /// Moves what can be moved from `src` to `dst`. Returns how the turn ended and how many bytes were written.
@@ -77,10 +119,10 @@ impl Pump {
         &mut self,
         (src, src_ready): (BorrowedFd<'_>, &mut Ready),
         (dst, dst_ready): (BorrowedFd<'_>, &mut Ready),
-        scratch: &mut [u8],
+        tools: &mut Tools,
     ) -> (Turn, usize) {
         let before = self.bytes;
-        let turn = self.run((src, src_ready), (dst, dst_ready), scratch);
+        let turn = self.run((src, src_ready), (dst, dst_ready), tools);
         (turn, usize::try_from(self.bytes - before).unwrap_or(usize::MAX))
     }
 
@@ -88,7 +130,7 @@ impl Pump {
         &mut self,
         (src, src_ready): (BorrowedFd<'_>, &mut Ready),
         (dst, dst_ready): (BorrowedFd<'_>, &mut Ready),
-        scratch: &mut [u8],
+        tools: &mut Tools,
     ) -> Turn {
         if self.ended {
             return Turn::Ended;
@@ -96,52 +138,88 @@ impl Pump {
         if let Some(turn) = self.unstick(dst, dst_ready) {
             return turn;
         }
-        let mut moved = 0;
+        let start = self.bytes;
         loop {
+            if let Some(turn) = self.drain(dst, dst_ready) {
+                return turn;
+            }
             if self.eof {
                 self.ended = true;
-                return Turn::Ended;
             }
-            if !src_ready.readable {
-                return Turn::Waiting;
+            let moved = self.bytes - start;
+            if self.ended || !src_ready.readable {
+                self.streaming &= moved >= TRICKLE as u64;
+                self.close(&mut tools.pipes);
+                return if self.ended { Turn::Ended } else { Turn::Waiting };
             }
-            if moved >= TURN {
+            if moved >= TURN as u64 {
                 return Turn::Again;
             }
-            let want = self.chunk.clamp(CHUNK_FIRST, CHUNK_MAX).min(scratch.len());
-            let Some(room) = scratch.get_mut(..want) else { return Turn::Waiting };
-            let got = match rustix::io::read(src, &mut *room) {
-                Ok(0) => {
-                    self.eof = true;
-                    src_ready.readable = false;
-                    continue;
-                }
-                Ok(got) => got,
-                Err(Errno::AGAIN) => {
-                    src_ready.readable = false;
-                    continue;
-                }
-                Err(Errno::INTR) => continue,
-                Err(e) => return Turn::ReadFailed(e),
-            };
-            if got == want {
-                self.chunk = (want * 2).min(CHUNK_MAX);
-            } else {
-                // The queue is empty: whatever arrives from now on is a new edge (epoll(7), Q9).
-                src_ready.readable = src_ready.exact;
+            if self.streaming && self.pipe.is_none() {
+                self.pipe = tools.pipes.borrow();
             }
-            moved += got;
-            let data = room.get(..got).unwrap_or_default();
-            match self.write(dst, dst_ready, data) {
-                Ok(put) if put == got => {}
-                Ok(put) => {
-                    let rest = data.get(put..).unwrap_or_default();
-                    self.stuck = Some(Stuck { data: rest.into(), from: 0 });
-                    return Turn::Waiting;
-                }
-                Err(e) => return Turn::WriteFailed(e),
+            let step = match &mut self.pipe {
+                Some(pipe) => fill(pipe, src, src_ready, &mut self.eof),
+                None => self.copy((src, src_ready), (dst, dst_ready), &mut tools.scratch),
+            };
+            if let Some(turn) = step {
+                return turn;
             }
         }
+    }
+
+    /// Reads once and writes what was read. `None`: go on.
+    fn copy(
+        &mut self,
+        (src, src_ready): (BorrowedFd<'_>, &mut Ready),
+        (dst, dst_ready): (BorrowedFd<'_>, &mut Ready),
+        scratch: &mut [u8],
+    ) -> Option<Turn> {
+        let want = self.chunk.clamp(CHUNK_FIRST, CHUNK_MAX).min(scratch.len());
+        let room = scratch.get_mut(..want)?;
+        let got = match rustix::io::read(src, &mut *room) {
+            Ok(got) => got,
+            Err(e) => return not_read(e, src_ready),
+        };
+        if got == 0 {
+            self.eof = true;
+            src_ready.readable = false;
+            return None;
+        }
+        if got == want {
+            self.chunk = (want * 2).min(CHUNK_MAX);
+            self.streaming = want >= STREAMING && src_ready.spliced && dst_ready.spliced;
+        } else {
+            // The queue is empty: whatever arrives from now on is a new edge (epoll(7), Q9).
+            src_ready.readable = src_ready.exact;
+        }
+        let data = room.get(..got).unwrap_or_default();
+        match self.write(dst, dst_ready, data) {
+            Ok(put) if put == got => None,
+            Ok(put) => {
+                let rest = data.get(put..).unwrap_or_default();
+                self.stuck = Some(Stuck { data: rest.into(), from: 0 });
+                Some(Turn::Waiting)
+            }
+            Err(e) => Some(Turn::WriteFailed(e)),
+        }
+    }
+
+    /// Empties the pipe into `dst`. `None`: it is empty.
+    fn drain(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready) -> Option<Turn> {
+        let pipe = self.pipe.as_mut()?;
+        while !pipe.is_empty() {
+            if !dst_ready.writable {
+                return Some(Turn::Waiting);
+            }
+            match pipe.drain(dst) {
+                Ok(put) => self.bytes += put as u64,
+                Err(Errno::AGAIN) => dst_ready.writable = false,
+                Err(Errno::INTR) => {}
+                Err(e) => return Some(Turn::WriteFailed(e)),
+            }
+        }
+        None
     }
 
     /// Writes what was stuck. `None`: nothing is stuck any more.
@@ -177,6 +255,31 @@ impl Pump {
             }
         }
         Ok(put)
+    }
+}
+
+/// Takes what there is into an empty pipe. `None`: go on.
+fn fill(pipe: &mut Pipe, src: BorrowedFd<'_>, src_ready: &mut Ready, eof: &mut bool) -> Option<Turn> {
+    match pipe.fill(src) {
+        Ok(0) => {
+            *eof = true;
+            src_ready.readable = false;
+            None
+        }
+        Ok(_) => None,
+        Err(e) => not_read(e, src_ready),
+    }
+}
+
+/// What a read that failed means. `None`: go on.
+fn not_read(error: Errno, src_ready: &mut Ready) -> Option<Turn> {
+    match error {
+        Errno::AGAIN => {
+            src_ready.readable = false;
+            None
+        }
+        Errno::INTR => None,
+        e => Some(Turn::ReadFailed(e)),
     }
 }
 

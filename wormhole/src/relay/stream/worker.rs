@@ -8,7 +8,7 @@ mod life;
 
 use super::conn::Conn;
 use super::listener::{BackOff, Listener, Reserve};
-use super::pump::CHUNK_MAX;
+use super::pump::Tools;
 use super::timers::Timers;
 use super::token::Token;
 use super::{Command, Shared};
@@ -51,7 +51,7 @@ pub struct Worker {
     timers: Timers,
     /// Connections that used up their turn.
     again: Vec<(u32, u32)>,
-    scratch: Box<[u8]>,
+    tools: Tools,
 }
 
 impl Worker {
@@ -75,7 +75,7 @@ impl Worker {
             generation: 0,
             timers: Timers::default(),
             again: Vec::new(),
-            scratch: vec![0; CHUNK_MAX].into_boxed_slice(),
+            tools: Tools::new(pipes_allowed()),
         })
     }
 
@@ -102,7 +102,7 @@ impl Worker {
             }
             for (slot, generation) in std::mem::take(&mut self.again) {
                 if let Some(conn) = live(&mut self.conns, slot, generation) {
-                    let step = conn.advance(&mut self.scratch);
+                    let step = conn.advance(&mut self.tools);
                     self.finish(slot, step);
                 }
             }
@@ -281,11 +281,18 @@ impl Drop for Worker {
         // SeqCst pairs with Shared::admit.
         self.shared.open.fetch_sub(self.conns.len(), SeqCst);
         for conn in self.conns.drain() {
-            conn.close();
+            conn.close(&mut self.tools.pipes);
         }
         // Last: whoever waits for a command is told now, also of those that come too late.
         self.shared.close_mailbox(self.index);
     }
+}
+
+/// Pipes that one thread may have: few enough that connections do not starve for descriptors.
+fn pipes_allowed() -> usize {
+    const MOST: usize = 64;
+    let fds = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    fds.and_then(|fds| usize::try_from(fds / 256).ok()).unwrap_or(MOST).min(MOST)
 }
 
 fn live(conns: &mut Slab<Box<Conn>>, slot: u32, generation: u32) -> Option<&mut Box<Conn>> {

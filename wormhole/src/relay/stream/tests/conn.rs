@@ -1,7 +1,7 @@
 //! A connection's state machine by itself, in the moments that are too short to be met from outside.
 
 use super::super::conn::{Conn, Side, Step};
-use super::super::pump::CHUNK_MAX;
+use super::super::pump::Tools;
 use super::*;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -37,14 +37,14 @@ const RESET: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFla
 
 #[test]
 fn a_tail_that_answered_and_was_gone_before_it_was_looked_at() {
-    let mut scratch = vec![0; CHUNK_MAX];
+    let mut tools = Tools::new(4);
     for said in [b"too many connections".as_slice(), b""] {
         let (mut client, mut conn, mut served) = between(false, 100_000);
         served.write_all(said).unwrap();
         reset(served);
-        let step = conn.event(Side::Tail, RESET, &mut scratch);
+        let step = conn.event(Side::Tail, RESET, &mut tools);
         assert_eq!(step, Step::Reset(Side::Tail, Errno::CONNRESET));
-        conn.close();
+        conn.close(&mut tools.pipes);
         expect(&mut client, said);
         expect_reset(&mut client);
     }
@@ -52,26 +52,26 @@ fn a_tail_that_answered_and_was_gone_before_it_was_looked_at() {
 
 #[test]
 fn what_came_before_an_error_that_a_write_came_across() {
-    let mut scratch = vec![0; CHUNK_MAX];
+    let mut tools = Tools::new(4);
     let (mut client, mut conn, mut served) = between(true, 100_000);
     client.write_all(b"one more question").unwrap();
     served.write_all(b"goodbye").unwrap();
     reset(served);
     // Epoll has told of the question and not yet of the answer.
-    let step = conn.event(Side::Head, EventFlags::IN | EventFlags::OUT, &mut scratch);
+    let step = conn.event(Side::Head, EventFlags::IN | EventFlags::OUT, &mut tools);
     assert_eq!(step, Step::Reset(Side::Tail, Errno::CONNRESET));
-    conn.close();
+    conn.close(&mut tools.pipes);
     expect(&mut client, b"goodbye");
     expect_reset(&mut client);
 
     let (mut client, mut conn, mut served) = between(true, 100_000);
-    assert_eq!(conn.advance(&mut scratch), Step::Wait);
+    assert_eq!(conn.advance(&mut tools), Step::Wait);
     served.write_all(b"one more answer").unwrap();
     client.write_all(b"goodbye").unwrap();
     reset(client);
-    let step = conn.event(Side::Tail, EventFlags::IN | EventFlags::OUT, &mut scratch);
+    let step = conn.event(Side::Tail, EventFlags::IN | EventFlags::OUT, &mut tools);
     assert_eq!(step, Step::Reset(Side::Head, Errno::CONNRESET));
-    conn.close();
+    conn.close(&mut tools.pipes);
     expect(&mut served, b"goodbye");
     expect_reset(&mut served);
 }
@@ -79,7 +79,7 @@ fn what_came_before_an_error_that_a_write_came_across() {
 #[test]
 fn more_than_a_turn_before_a_reset() {
     const SENT: usize = 1_500_000;
-    let mut scratch = vec![0; CHUNK_MAX];
+    let mut tools = Tools::new(4);
     let (mut client, mut conn, mut served) = between(true, 8 << 20);
     if SockRef::from(&conn.head()).recv_buffer_size().unwrap() < 4 * SENT {
         eprintln!("not tested: net.core.rmem_max does not allow a receive buffer for more than a turn");
@@ -98,14 +98,14 @@ fn more_than_a_turn_before_a_reset() {
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
             got
         });
-        let mut step = conn.event(Side::Head, RESET, &mut scratch);
+        let mut step = conn.event(Side::Head, RESET, &mut tools);
         assert_eq!(step, Step::Again);
         while step == Step::Again {
-            step = conn.advance(&mut scratch);
+            step = conn.advance(&mut tools);
         }
         assert!(matches!(step, Step::Reset(Side::Head, _)), "{step:?}");
         assert_eq!(conn.route.counters.bytes().to_tail, SENT as u64);
-        conn.close();
+        conn.close(&mut tools.pipes);
         assert!(sent.starts_with(&reader.join().unwrap()));
     });
 }

@@ -49,10 +49,10 @@ fn a_route_is_reset_and_no_other() {
     let rig = Rig::start(to);
     let (mut client, mut served) = rig.pair(&server);
     let other = Route::new("other".to_owned(), RelayOptions::default());
-    finished(rig.engine.reset(&other));
+    finished(rig.engine.reset(&other, Instant::now()));
     client.write_all(b"x").unwrap();
     expect(&mut served, b"x");
-    finished(rig.engine.reset(&rig.route));
+    finished(rig.engine.reset(&rig.route, Instant::now()));
     assert_eq!(rig.engine.open(), 0);
     expect_reset(&mut client);
     expect_reset(&mut served);
@@ -69,7 +69,7 @@ fn stopping_resets_what_is_open_and_later_commands_are_answered() {
     expect_reset(&mut served);
     rig.quiet();
     finished(rig.engine.unlisten(rig.id));
-    finished(rig.engine.reset(&rig.route));
+    finished(rig.engine.reset(&rig.route, Instant::now()));
     let error = TcpStream::connect(rig.head).expect_err("the listener is closed");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }

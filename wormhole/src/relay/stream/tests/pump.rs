@@ -1,6 +1,6 @@
 //! One pump between socket pairs with tiny buffers, against all orders of reading and writing.
 
-use super::super::pump::{Pump, Ready, Turn};
+use super::super::pump::{Pump, Ready, Tools, Turn};
 use super::*;
 use proptest::prelude::*;
 
@@ -34,17 +34,20 @@ proptest! {
         seed: u64,
         total in 0..200_000usize,
         scratch in prop_oneof![Just(1000usize), Just(64 * 1024), Just(256 * 1024)],
+        // Which turns splice: none, all, or every third.
+        splice in prop_oneof![Just(0usize), Just(1), Just(3)],
     ) {
         let (mut sender, source) = tiny_pair();
         let (drain, mut receiver) = tiny_pair();
         let sent = Random(seed).bytes(total);
         let mut left = sent.as_slice();
         let mut got = Vec::new();
-        let mut scratch = vec![0; scratch];
+        let mut tools = Tools::new(4);
+        tools.scratch = vec![0; scratch].into();
         let mut pump = Pump::default();
         // Readiness is told only when something happened, as edge-triggered epoll does.
-        let mut src = Ready { readable: false, writable: false, exact: true };
-        let mut dst = Ready { readable: false, writable: true, exact: true };
+        let mut src = Ready { readable: false, writable: false, spliced: true, exact: true };
+        let mut dst = Ready { readable: false, writable: true, spliced: true, exact: true };
         let mut counted = 0;
         let mut ended = false;
         let rest = std::iter::repeat_with(|| [Act::Send(50_000), Act::Receive(50_000)]).flatten();
@@ -71,8 +74,11 @@ proptest! {
                     dst.writable = true;
                 }
             }
+            if splice > 0 && step % splice == 0 {
+                pump.stream();
+            }
             loop {
-                let (turn, moved) = pump.turn((source.as_fd(), &mut src), (drain.as_fd(), &mut dst), &mut scratch);
+                let (turn, moved) = pump.turn((source.as_fd(), &mut src), (drain.as_fd(), &mut dst), &mut tools);
                 counted += moved;
                 match turn {
                     Turn::Again => {}

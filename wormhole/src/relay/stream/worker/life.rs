@@ -86,7 +86,7 @@ impl Worker {
             return;
         }
         if let Some(conn) = self.conns.get_mut(slot as usize).filter(|c| c.open) {
-            let step = conn.advance(&mut self.scratch);
+            let step = conn.advance(&mut self.tools);
             self.finish(slot, step);
         }
     }
@@ -141,7 +141,7 @@ impl Worker {
     pub(super) fn on_event(&mut self, slot: u32, generation: u32, side: Side, flags: EventFlags) {
         let Some(conn) = live(&mut self.conns, slot, generation) else { return };
         let connecting = !conn.open;
-        let step = conn.event(side, flags, &mut self.scratch);
+        let step = conn.event(side, flags, &mut self.tools);
         if connecting && conn.open {
             // The deadline was the attempt's; the idle time of the stream begins now.
             let idle = conn.route.options.idle_timeout;
@@ -190,7 +190,7 @@ impl Worker {
             let generation = conn.generation;
             self.timers.set(&mut conn.deadline, None, slot, generation);
         }
-        conn.close();
+        conn.close(&mut self.tools.pipes);
         self.shared.release();
     }
 
