@@ -159,40 +159,54 @@ fn unpack(package: &str, tools: &Path) -> Result<()> {
 
 fn cargo_install(name: &str, version: &str, args: &[&str], tools: &Path) -> Result<()> {
     let failed = tools.join(format!("{name}-{version}.failed"));
-    if failed.is_file() {
-        bail!("its build failed before (remove {} to try again)", failed.display());
+    if let Ok(why) = std::fs::read_to_string(&failed) {
+        bail!("its build failed before: {why} (remove {} to try again)", failed.display());
     }
     eprintln!("bench: building {name} {version} (once)");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["install", "--quiet", "--locked", "--root"]).arg(tools).args(args).arg(format!("{name}@{version}"));
+    // Not --locked: rathole 0.5.0 pins a `time` that current compilers refuse.
+    command.args(["install", "--quiet", "--root"]).arg(tools).args(args).arg(format!("{name}@{version}"));
     // Its build must neither wait for this workspace's nor throw it away.
     command.env("CARGO_TARGET_DIR", tools.join(format!("{name}-build")));
     let result = run(&mut command);
-    if result.is_err() {
+    if let Err(error) = &result {
         std::fs::create_dir_all(tools)?;
-        std::fs::write(&failed, "")?;
+        std::fs::write(&failed, format!("{error:#}"))?;
     }
     let _ = std::fs::remove_dir_all(tools.join(format!("{name}-build")));
     result
 }
 
-/// Runs a command, with its last line of error as the reason when it fails.
+/// Runs a command to its end; why it failed is in the error.
 fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {name}"))?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
-        let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-        bail!("{name} ended with {}: {}", output.status, line.trim());
+        bail!("{name} ended with {}: {}", output.status, reason(&text));
     }
     Ok(())
+}
+
+/// The first line that calls itself an error (cargo and apt follow it with advice), else the last one.
+fn reason(stderr: &str) -> &str {
+    let mut lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines.clone().find(|line| line.starts_with("error") || line.starts_with("E:"));
+    error.or_else(|| lines.next_back()).unwrap_or("no reason given")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bench::peers::ALL;
+
+    #[test]
+    fn reasons() {
+        assert_eq!(reason("Compiling\nerror[E1]: no\nwarning: x\n"), "error[E1]: no");
+        assert_eq!(reason("a\nb\n\n"), "b");
+        assert_eq!(reason(""), "no reason given");
+    }
 
     #[test]
     fn every_package_has_a_reason() {

@@ -348,10 +348,12 @@ impl Drop for Worker {
 fn reader(stdout: ChildStdout) -> Result<mpsc::Receiver<std::io::Result<String>>> {
     let (sender, receiver) = mpsc::channel();
     let read = move || {
-        BufReader::new(stdout)
-            .lines()
-            .take_while(|line| sender.send(line.as_ref().map(Clone::clone).map_err(|e| e.kind().into())).is_ok())
-            .for_each(drop)
+        for line in BufReader::new(stdout).lines() {
+            let failed = line.is_err();
+            if sender.send(line).is_err() || failed {
+                break;
+            }
+        }
     };
     std::thread::Builder::new().spawn(read).context("start a reader thread")?;
     Ok(receiver)

@@ -98,6 +98,7 @@ impl Suite {
 }
 
 /// Runs the bench and prints its table.
+#[allow(clippy::needless_pass_by_value, reason = "the arguments are this command's own")]
 pub fn run(args: Args) -> Result<()> {
     let mut columns = columns::select(args.suite.columns(), &args.only)?;
     columns.retain(|column| run::effort(&args).includes(column.measure));

@@ -39,7 +39,7 @@ pub fn raise_fd_limit() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Not raised: the columns with many connections will say how many fitted.
-    let _ = setrlimit(Resource::Nofile, limit.clone());
+    let _ = setrlimit(Resource::Nofile, limit);
     limit.maximum.unwrap_or(1 << 20)
 }
 

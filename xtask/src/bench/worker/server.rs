@@ -91,12 +91,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn accept(listener: &Socket, endpoint: &Endpoint, mode: Mode, tally: &Tally) {
     loop {
-        let socket = match listener.accept() {
-            Ok((socket, _)) => socket,
-            Err(_) => {
-                std::thread::sleep(Duration::from_millis(1));
-                continue;
-            }
+        let Ok((socket, _)) = listener.accept() else {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
         };
         tally.accepted.fetch_add(1, Relaxed);
         tally.active.fetch_add(1, Relaxed);
