@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use wormhole_tests::run;
 
 use super::look::Look;
+use crate::workspace::program;
 
 /// Lines that share variables, a PATH, and a folder that is gone with the box.
 pub struct Session {
@@ -104,8 +105,11 @@ impl Session {
     pub fn hand_over(&self) -> Result<()> {
         self.look.heading("Your turn");
         self.look.say("A shell in the box, with everything above still running; `exit` removes it all.");
-        let mut shell = self.command("/bin/sh");
-        shell.arg("-i").env("PS1", "demo$ ").stdin(Stdio::inherit());
+        // bash is at peace with a terminal that belongs to a process outside of the box; dash grumbles at the end.
+        let (name, words): (_, &[&str]) =
+            if program("bash").is_some() { ("bash", &["--norc", "-i"]) } else { ("/bin/sh", &["-i"]) };
+        let mut shell = self.command(name);
+        shell.args(words).env("PS1", "demo$ ").stdin(Stdio::inherit());
         // How its last command ended says nothing about the demo.
         shell.status().context("starting a shell").map(drop)
     }
