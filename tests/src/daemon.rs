@@ -105,8 +105,22 @@ impl Setup {
     /// Inside a named namespace.
     #[must_use]
     pub fn netns(mut self, netns: &crate::netns::Netns) -> Self {
-        let mut outer = netns.command(&self.command.get_program().to_string_lossy());
-        outer.args(self.command.get_args());
+        let mut outer = netns.command("env");
+        outer.arg("--");
+        self.wrap(outer);
+        self
+    }
+
+    /// With at most so many open descriptors.
+    #[must_use]
+    pub fn limit_fds(mut self, count: u32) -> Self {
+        self.wrap(run::command("prlimit", [&format!("--nofile={count}:{count}"), "--"]));
+        self
+    }
+
+    /// Puts `outer` in front of what is run.
+    fn wrap(&mut self, mut outer: Command) {
+        outer.arg(self.command.get_program()).args(self.command.get_args());
         for (name, value) in self.command.get_envs() {
             match value {
                 Some(value) => outer.env(name, value),
@@ -114,7 +128,6 @@ impl Setup {
             };
         }
         self.command = outer;
-        self
     }
 
     /// The directory.

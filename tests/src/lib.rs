@@ -25,8 +25,10 @@ pub mod kernel;
 pub mod netns;
 pub mod packages;
 pub mod process;
+pub mod room;
 pub mod run;
 pub mod skip;
+pub mod traffic;
 pub mod wait;
 
 pub use wait::wait_until;

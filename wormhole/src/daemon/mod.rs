@@ -53,6 +53,9 @@ pub enum StartError {
     /// `--docker`.
     #[error(transparent)]
     Docker(#[from] DockerError),
+    /// Without /proc.
+    #[error(transparent)]
+    Netns(#[from] crate::netns::NetnsError),
     /// Threads or descriptors for the relay.
     #[error("cannot start the relay: {0}")]
     Relay(#[from] std::io::Error),
@@ -83,6 +86,8 @@ impl Daemon {
     /// # Errors
     /// [`StartError`]; nothing is left behind then.
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
+        // Now, so that a daemon holds the same before its first segment and after its last.
+        crate::netns::Namespace::own()?;
         let records = Records::open(&settings.state_dir)?;
         let docker = Docker::new(&settings.docker)?;
         let relays = Relays {

@@ -3,8 +3,8 @@
 use super::{SegmentError, Spot};
 use crate::docker::Engine;
 use crate::model::{End, Place, Proto};
-use crate::netns::{NAMED, Namespace, NamespaceId, Root};
-
+use crate::netns::{NAMED, Namespace, NamespaceId, NetnsError, Root};
+use rustix::io::Errno;
 use std::net::SocketAddr;
 
 /// A place as it is now.
@@ -55,7 +55,12 @@ async fn container(name: &str, docker: &Engine) -> Result<Site, SegmentError> {
         let namespace = Namespace::of_pid(pid);
         let after = docker.resolve(name).await?;
         if after.pid == Some(pid) && after.started_at == before.started_at {
-            return Ok(Site { namespace: namespace?, pid: Some(pid), container: Some(after.id) });
+            return match namespace {
+                Ok(namespace) => Ok(Site { namespace, pid: Some(pid), container: Some(after.id) }),
+                // It has just ended, and the engine does not know yet.
+                Err(NetnsError::Open { source: Errno::NOENT, .. }) => Err(SegmentError::NotRunning { container: after.name }),
+                Err(error) => Err(error.into()),
+            };
         }
     }
     Err(SegmentError::Restless { container: name.to_owned() })

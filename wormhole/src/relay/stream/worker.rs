@@ -30,8 +30,9 @@ const ACCEPTS: usize = 16;
 const EVENTS: usize = 256;
 /// More views than this are of no use to a reader.
 const VIEWS: usize = 1000;
-/// At the limit each connection that ends makes room for one and the limit is reached again: one line for all that.
-const LIMIT_LOG: Duration = Duration::from_secs(10);
+/// At the limit each connection that ends makes room for one and the limit is reached again, and a pause without
+/// descriptors follows the other: one line for all that.
+const SAME_AGAIN: Duration = Duration::from_secs(10);
 
 /// The state of one relay thread.
 pub struct Worker {
@@ -42,8 +43,8 @@ pub struct Worker {
     /// False while listeners are taken out of epoll: no descriptors, or the limit of connections is reached.
     accepting: bool,
     back_off: BackOff,
-    /// When the log was last told that the limit is reached.
-    limit_logged: Option<Instant>,
+    /// When the log was last told that clients wait.
+    wait_logged: Option<Instant>,
     reserve: Reserve,
     conns: Slab<Box<Conn>>,
     generation: u32,
@@ -58,6 +59,9 @@ impl Worker {
     pub fn new(shared: Arc<Shared>, index: usize, wake: BorrowedFd<'_>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, wake, Token::Wake.pack(), EventFlags::IN)?;
+        let mut reserve = Reserve::default();
+        // Now, so that a daemon holds the same before and after its first connection. Accepting asks again.
+        reserve.ensure();
         Ok(Self {
             shared,
             index,
@@ -65,8 +69,8 @@ impl Worker {
             listeners: HashMap::new(),
             accepting: true,
             back_off: BackOff::default(),
-            limit_logged: None,
-            reserve: Reserve::default(),
+            wait_logged: None,
+            reserve,
             conns: Slab::new(),
             generation: 0,
             timers: Timers::default(),
@@ -180,7 +184,9 @@ impl Worker {
             }
             if !self.shared.admit() {
                 self.stop_accepting();
-                self.log_limit();
+                if self.tells() {
+                    tracing::warn!(limit = self.shared.max_connections, "the limit of connections is reached; clients wait");
+                }
                 // One may have ended between the refusal and now, and have seen nobody waiting.
                 self.shared.wait_for_room();
                 return;
@@ -216,12 +222,14 @@ impl Worker {
         }
     }
 
-    fn log_limit(&mut self) {
+    /// True when it is time to tell the log again that clients wait.
+    fn tells(&mut self) -> bool {
         let now = Instant::now();
-        if self.limit_logged.is_none_or(|last| now.saturating_duration_since(last) >= LIMIT_LOG) {
-            self.limit_logged = Some(now);
-            tracing::warn!(limit = self.shared.max_connections, "the limit of connections is reached; clients wait");
+        let tells = self.wait_logged.is_none_or(|last| now.saturating_duration_since(last) >= SAME_AGAIN);
+        if tells {
+            self.wait_logged = Some(now);
         }
+        tells
     }
 
     fn stop_accepting(&mut self) {
@@ -234,7 +242,9 @@ impl Worker {
     fn pause(&mut self, why: &str) {
         self.stop_accepting();
         let pause = self.back_off.pause(Instant::now());
-        tracing::warn!(why, ?pause, "accepting pauses; clients wait in the listen queue");
+        if self.tells() {
+            tracing::warn!(why, ?pause, "accepting pauses; clients wait in the listen queue");
+        }
     }
 
     fn resume(&mut self) {
