@@ -57,6 +57,22 @@ pub fn clean(text: &str) -> String {
     out
 }
 
+/// Ids of containers, 64 hexadecimal digits, as `docker ps` shows them: the first 12 digits, which name them as well.
+pub fn short_ids(text: &str) -> String {
+    let is_digit = |c: char| c.is_ascii_hexdigit();
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let run = rest.find(|c| !is_digit(c)).unwrap_or(rest.len());
+        out.push_str(&rest[..if run == 64 { 12 } else { run }]);
+        rest = &rest[run..];
+        let other = rest.find(is_digit).unwrap_or(rest.len());
+        out.push_str(&rest[..other]);
+        rest = &rest[other..];
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -79,6 +95,11 @@ mod tests {
         for (n, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (65, "1m 5s"), (3600, "1h"), (3661, "1h 1m"), (273_600, "3d 4h")] {
             assert_eq!(seconds(n), text);
         }
+        let id = "415c71a5b166f1efe163bcbc800ac7c0a5b9406fc73951017b07a19ec2cad4da";
+        let (url, short) = (format!("tcp://docker:{id}@[::1]:80"), "tcp://docker:415c71a5b166@[::1]:80");
+        assert_eq!(short_ids(&url), short);
+        assert_eq!(short_ids(short), short);
+        assert_eq!(short_ids(&format!("{id}0 é {id}")), format!("{id}0 é 415c71a5b166"));
         assert_eq!(clean("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
     }
 }

@@ -1,6 +1,6 @@
 //! Segments and the daemon as tables and sheets.
 
-use super::human::{bytes, clean, seconds};
+use super::human::{bytes, clean, seconds, short_ids};
 use super::print::print_options;
 use crate::model::{SegmentView, State, StatusView};
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
@@ -39,6 +39,11 @@ impl Look {
         if self.color { style(cell) } else { cell }
     }
 
+    /// An URL; full ids of containers only where there is room for them.
+    fn url(self, url: &str) -> String {
+        if self.wide { clean(url) } else { short_ids(&clean(url)) }
+    }
+
     fn state(self, state: State) -> Cell {
         let (text, color) = match state {
             State::Listening => ("listening", Color::Green),
@@ -65,7 +70,7 @@ pub fn list(views: &[SegmentView], look: Look) -> String {
         let counts = &view.connections;
         let mut row = vec![
             Cell::new(format!("{indent}{}", clean(&view.id))),
-            Cell::new(format!("{} -> {}", clean(&view.head), clean(&view.tail))),
+            Cell::new(look.url(&view.head) + " -> " + &look.url(&view.tail)),
             look.state(view.state),
             number(counts.open.to_string()),
             number(counts.total.to_string()),

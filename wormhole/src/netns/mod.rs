@@ -154,6 +154,7 @@ impl Namespace {
     ///
     /// # Errors
     /// [`NetnsError::Enter`] when `setns` is refused; `f` has not run then.
+    #[expect(clippy::disallowed_methods, reason = "this is the room that may: the guard takes the thread back")]
     pub fn enter<T>(&self, f: impl FnOnce() -> T) -> Result<T, NetnsError> {
         let own = Self::own()?;
         if own.id == self.id {
@@ -180,6 +181,7 @@ impl Namespace {
 struct Back(Namespace);
 
 impl Drop for Back {
+    #[expect(clippy::disallowed_methods, reason = "this is the guard")]
     fn drop(&mut self) {
         if let Err(error) = move_into_link_name_space(self.0.fd.as_fd(), Some(LinkNameSpaceType::Network)) {
             tracing::error!(%error, namespace = %self.0.id, "a thread cannot return to its namespace; aborting");

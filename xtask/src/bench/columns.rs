@@ -104,7 +104,8 @@ pub static RELAY: &[Column] = columns! {
     "conn1"      "conn"    "connections, 1 client"            "1/s"     Higher Number(0), Connects(1);
     "conn16"     "conn"    "connections, 16 clients"          "1/s"     Higher Number(0), Connects(16);
     "halfclose"  "ends"    "answer after half-close"          ""        Higher Words("arrives", "LOST", "some"), HalfClose;
-    "reset"      "ends"    "reset handed on as reset"         ""        Higher Words("yes", "EOF", "partly"), Reset;
+    "reset"      "ends"    "server's reset reaches client"    ""        Higher Words("reset", "EOF", "some"), Reset;
+    "reset_up"   "ends"    "client's reset reaches server"    ""        Higher Words("reset", "EOF", "some"), Reset;
     "integrity"  "ends"    "randomised connections, wrong"    "%"       Lower  Number(0), Integrity;
     "rss1k"      "memory"  "proxy, per idle conn. at 1,000"   "B"       Lower  Number(0), Idle(1000);
     "kmem1k"     "memory"  "kernel, per idle conn. at 1,000"  "B"       Lower  Number(0), Idle(1000);
@@ -172,7 +173,7 @@ mod tests {
         let column = |id: &str| select(RELAY, &[id.into()]).map(|list| list[0]);
         assert_eq!(column("rtt1")?.text(12.34), "12.3");
         assert_eq!(column("halfclose")?.text(0.0), "LOST");
-        assert_eq!(column("reset")?.text(0.5), "partly (50 %)");
+        assert_eq!(column("reset")?.text(0.5), "some (50 %)");
         Ok(())
     }
 }

@@ -28,6 +28,8 @@ pub struct Plan<'a> {
 struct Samples {
     values: HashMap<(&'static str, &'static str), Vec<f64>>,
     failed: HashMap<(&'static str, &'static str), String>,
+    /// Variants that ended by themselves, and during what.
+    deaths: Vec<String>,
 }
 
 /// Starts the variants, measures, and ends them.
@@ -35,7 +37,7 @@ pub fn run(plan: &Plan<'_>) -> Result<Results> {
     let dir = tempfile::Builder::new().prefix("wormhole-bench-").tempdir().context("make a temporary directory")?;
     let effort = effort(plan.args);
     // Before anything else runs: what the machine was doing without us.
-    let header = header(plan, &effort);
+    let mut header = header(plan, &effort);
     let ports = net::free_ports(1 + 2 * plan.peers.len())?;
     let (tail, ports) = ports.split_first().context("no port for the server")?;
     let bench = Bench {
@@ -57,7 +59,8 @@ pub fn run(plan: &Plan<'_>) -> Result<Results> {
         infos.push(VariantInfo { name: peer.name().into(), about: peer.about().into(), skipped });
         variants.extend(started);
     }
-    let samples = rounds(&bench, &mut variants, plan.columns);
+    let samples = rounds(plan, &bench, &mut variants);
+    header.notes.extend(samples.deaths.iter().cloned());
     let mut results = Results { header, variants: infos, columns: Vec::new(), cells: Vec::new(), verdicts: Vec::new() };
     for column in plan.columns {
         results.columns.push(ColumnInfo::from(*column));
@@ -100,12 +103,19 @@ fn start(plan: &Plan<'_>, peer: &'static dyn Peer, bench: &Bench, ports: &[u16])
         bins,
     };
     let running = peer.start(&place)?;
-    Ok(Variant { name: peer.name(), head: running.head, groups: running.groups, forks: peer.forks() })
+    Ok(Variant {
+        peer,
+        ports: [*head, *spare],
+        name: peer.name(),
+        head: running.head,
+        groups: running.groups,
+        forks: peer.forks(),
+    })
 }
 
 /// Every round starts with another variant, so that none always comes after the same one.
-fn rounds(bench: &Bench, variants: &mut [Variant], columns: &[&'static Column]) -> Samples {
-    let measures = measures(columns);
+fn rounds(plan: &Plan<'_>, bench: &Bench, variants: &mut [Variant]) -> Samples {
+    let measures = measures(plan.columns);
     let mut samples = Samples::default();
     let repeated = measures.iter().filter(|m| m.repeats()).count();
     let steps = variants.len() * (measures.len() + repeated * (bench.effort.rounds - 1));
@@ -119,7 +129,8 @@ fn rounds(bench: &Bench, variants: &mut [Variant], columns: &[&'static Column]) 
                 let index = (turn + round) % variants.len();
                 if let Some(variant) = variants.get_mut(index) {
                     bar.set_message(format!("round {}: {measure:?} on {}", round + 1, variant.name));
-                    samples.take(bench, variant, *measure, columns);
+                    samples.take(bench, variant, *measure, plan.columns);
+                    samples.revive(plan, bench, variant, *measure);
                     bar.inc(1);
                 }
             }
@@ -130,6 +141,17 @@ fn rounds(bench: &Bench, variants: &mut [Variant], columns: &[&'static Column]) 
 }
 
 impl Samples {
+    /// Starts a variant again that did not survive a measurement: it shall lose that column, not all that follow.
+    fn revive(&mut self, plan: &Plan<'_>, bench: &Bench, variant: &mut Variant, measure: Measure) {
+        if let Err(error) = variant.check_alive() {
+            self.deaths.push(format!("{measure:?}: {error:#}; it was started again"));
+            match start(plan, variant.peer, bench, &variant.ports) {
+                Ok(again) => *variant = again,
+                Err(error) => self.deaths.push(format!("{}: does not start again: {error:#}", variant.name)),
+            }
+        }
+    }
+
     fn take(&mut self, bench: &Bench, variant: &mut Variant, measure: Measure, columns: &[&'static Column]) {
         match bench.take(variant, measure) {
             Ok(values) => values.into_iter().for_each(|(id, v)| self.values.entry((id, variant.name)).or_default().push(v)),

@@ -48,9 +48,9 @@ pub fn tell(session: &mut Session, keep: bool) -> Result<()> {
 
     look.heading("The database is restarted");
     session.run("docker restart -t 5 $mysql >/dev/null")?;
-    look.say("It has a new namespace. wormhole follows by itself:");
     look.busy("the database starts", || ready(session, &mysql))?;
     look.busy("wormhole follows", || follows(session))?;
+    look.say("It has a new namespace, and wormhole followed by itself:");
     session.expect(&format!("docker exec $app {QUERY}"), ANSWER)?;
     session.run("wormhole list")?;
 

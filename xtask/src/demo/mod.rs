@@ -93,8 +93,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     root.arg("--").arg(this_program()?).args(["demo-stage", "box"]).args(story.words());
     eprintln!("network namespaces are made by root: sudo may ask for your password");
-    let (status, interrupted) = watch::wait(&mut root)?;
-    Ok(exit_code(status.success(), interrupted))
+    // It says itself that it was interrupted.
+    let (status, _) = watch::wait(&mut root)?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs one of the hidden parts.
@@ -126,14 +127,10 @@ fn make_box(story: Story) -> Result<ExitCode> {
     give_back(&workspace::target()?.join("wormhole-images"));
     let (status, interrupted) = done?;
     clean?;
-    Ok(exit_code(status.success(), interrupted))
-}
-
-fn exit_code(success: bool, interrupted: bool) -> ExitCode {
     if interrupted {
         eprintln!("\ninterrupted; nothing is left behind");
     }
-    if success && !interrupted { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if status.success() && !interrupted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Under sudo the images' tars were written by root; they go to whom the target folder belongs, or `cargo clean` fails.

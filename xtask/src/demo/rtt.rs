@@ -62,7 +62,7 @@ pub fn compare(ways: &[Way], speaks: Speaks, port: u16) -> Result<String> {
         let micros = |percent| format!("{:.0}", percentile(times, percent) as f64 / 1000.0);
         table.add_row([way.name.to_owned(), micros(50), micros(99)]);
     }
-    let lines = table.lines().map(|line| line.trim_end().to_owned());
+    let lines = table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned());
     Ok(lines.chain(["A glance; `cargo xtask bench` measures.".to_owned()]).collect::<Vec<_>>().join("\n"))
 }
 

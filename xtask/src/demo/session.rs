@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use wormhole_tests::{boxed, run};
+use wormhole_tests::run;
 
 use super::look::Look;
+use crate::workspace::program;
 
 /// Lines that share variables, a PATH, and a folder that is gone with the box.
 pub struct Session {
@@ -28,7 +29,10 @@ impl Session {
         let path = std::env::join_paths(path).context("making a PATH")?;
         // The engine of the box is where everybody looks for one; settings and contexts of the user's lead elsewhere.
         let env = vec![("PATH".to_owned(), path), ("DOCKER_CONFIG".to_owned(), "/nonexistent".into())];
-        Ok(Self { look, folder: boxed::fresh_dir()?, env })
+        // /run is the box's own, and a name that reads well stands in lines that are shown.
+        let folder = PathBuf::from("/run/demo");
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        Ok(Self { look, folder, env })
     }
 
     /// Sets a variable for the lines that follow.
@@ -101,8 +105,11 @@ impl Session {
     pub fn hand_over(&self) -> Result<()> {
         self.look.heading("Your turn");
         self.look.say("A shell in the box, with everything above still running; `exit` removes it all.");
-        let mut shell = self.command("/bin/sh");
-        shell.arg("-i").env("PS1", "demo$ ").stdin(Stdio::inherit());
+        // bash is at peace with a terminal that belongs to a process outside of the box; dash grumbles at the end.
+        let (name, words): (_, &[&str]) =
+            if program("bash").is_some() { ("bash", &["--norc", "-i"]) } else { ("/bin/sh", &["-i"]) };
+        let mut shell = self.command(name);
+        shell.args(words).env("PS1", "demo$ ").stdin(Stdio::inherit());
         // How its last command ended says nothing about the demo.
         shell.status().context("starting a shell").map(drop)
     }

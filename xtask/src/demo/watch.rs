@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// A signal from the terminal reaches everything in the box as well; after this its first process is killed, and with
 /// it the rest.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Runs `command` to its end and says whether it was interrupted. SIGINT, SIGTERM and SIGHUP end the command and not
 /// this process, which has yet to look after what is left.

@@ -75,6 +75,7 @@ pub(super) fn bind(path: &Path, addr: &ListenAddr) -> Result<(UnixListener, Sock
     Ok((listener, guard))
 }
 
+#[expect(clippy::disallowed_methods, reason = "runs once at start, before anything is served")]
 fn lock(parent: &Path) -> Option<OwnedFd> {
     let fd = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let end = Instant::now() + LOCK_TIMEOUT;

@@ -2,6 +2,7 @@
 //! for a condition, and gives up after [`PATIENCE`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, reason = "a test has a thread of its own to poll on")]
 
 mod alone;
 mod conn;

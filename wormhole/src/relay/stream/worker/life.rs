@@ -175,10 +175,10 @@ impl Worker {
 
     /// The tail was not reached: the client is reset, the reason is kept.
     fn fail(&mut self, slot: u32, why: &str) {
-        if let Some(conn) = self.conns.get(slot as usize) {
-            if conn.route.counters.fail(why) {
-                tracing::info!(segment = %conn.route.id, why, "tail not reached; client reset");
-            }
+        if let Some(conn) = self.conns.get(slot as usize)
+            && conn.route.counters.fail(why)
+        {
+            tracing::info!(segment = %conn.route.id, why, "tail not reached; client reset");
         }
         self.remove(slot as usize);
     }

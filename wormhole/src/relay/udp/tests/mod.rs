@@ -1,6 +1,7 @@
 //! Real sockets on loopback. Nothing sleeps for a fixed time to let something happen: conditions are waited for, with a
 //! deadline that only a failure reaches.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods, reason = "a test has a thread of its own to poll on")]
 
 mod addresses;
 mod resources;
