@@ -62,14 +62,14 @@ impl Room {
     /// # Panics
     /// Outside a box, and when the daemon does not start.
     #[track_caller]
-    pub fn new() -> Self {
+    pub fn alone() -> Self {
         Self::with(None, &[])
     }
 
     /// A daemon with this engine.
     ///
     /// # Panics
-    /// As [`Room::new`].
+    /// As [`Room::alone`].
     #[track_caller]
     pub fn docker(docker: &Docker) -> Self {
         Self::with(Some(docker), &[])
@@ -78,7 +78,7 @@ impl Room {
     /// With further flags.
     ///
     /// # Panics
-    /// As [`Room::new`].
+    /// As [`Room::alone`].
     #[track_caller]
     pub fn with(docker: Option<&Docker>, args: &[&str]) -> Self {
         Self::started(docker, |setup| setup.args(args))
@@ -87,7 +87,7 @@ impl Room {
     /// With anything else that a [`Setup`] can be given.
     ///
     /// # Panics
-    /// As [`Room::new`].
+    /// As [`Room::alone`].
     #[track_caller]
     pub fn started(docker: Option<&Docker>, more: impl FnOnce(Setup) -> Setup) -> Self {
         let netns = Netns::create("r").expect("a namespace");

@@ -259,7 +259,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -269,7 +269,7 @@ impl Random {
 
     /// A number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
+        self.draw() % end.max(1)
     }
 
     /// True once in `n` times.
@@ -300,7 +300,7 @@ pub fn bytes(start: u64, len: usize) -> &'static [u8] {
     // Every start below 64 Ki gives other bytes at every place.
     let text = TEXT.get_or_init(|| {
         let mut random = Random::new(1);
-        (0..(LARGEST + (1 << 16)) / 8 + 1).flat_map(|_| random.next().to_ne_bytes()).collect()
+        (0..(LARGEST + (1 << 16)) / 8 + 1).flat_map(|_| random.draw().to_ne_bytes()).collect()
     });
     let start = usize::try_from(start % (1 << 16)).unwrap_or(0);
     &text[start..start + len]

@@ -24,7 +24,7 @@ fn unchanged(room: &Room, others: &[(&str, Ns)], before: &KernelState) {
 #[test]
 fn create_traffic_and_delete_leave_the_kernel_as_it_was() {
     require!(Box);
-    let (room, far) = (Room::new(), Netns::create("f").unwrap());
+    let (room, far) = (Room::alone(), Netns::create("f").unwrap());
     let dir = boxed::fresh_dir().unwrap();
     let others = [("far", far.ns())];
     echo(&far.ns(), "127.0.0.1:7001");
@@ -156,7 +156,7 @@ fn a_create_that_fails_at_any_step_leaves_nothing() {
 #[test]
 fn the_same_head_twice_is_refused_with_the_first_ones_id() {
     require!(Box);
-    let (room, far) = (Room::new(), Netns::create("f").unwrap());
+    let (room, far) = (Room::alone(), Netns::create("f").unwrap());
     let dir = boxed::fresh_dir().unwrap();
     let (f, at) = (&far.name, dir.display());
     room.create(&format!("id one url {f}@:7000 tail url :1"));
@@ -182,7 +182,7 @@ fn the_same_head_twice_is_refused_with_the_first_ones_id() {
 #[test]
 fn self_connections_and_loops_are_refused() {
     require!(Box);
-    let (room, far) = (Room::new(), Netns::create("f").unwrap());
+    let (room, far) = (Room::alone(), Netns::create("f").unwrap());
     let f = &far.name;
     let before = room.settled(&[("far", far.ns())]);
     room.refused("url :7000 tail url :7000", 2, &["would connect to itself", "^"]);
@@ -230,7 +230,7 @@ fn head_closed(ns: &Ns, made: &Made) {
 #[test]
 fn sigterm_leaves_nothing() {
     require!(Box);
-    let (room, far) = (Room::new(), Netns::create("f").unwrap());
+    let (room, far) = (Room::alone(), Netns::create("f").unwrap());
     let dir = boxed::fresh_dir().unwrap();
     let places = || KernelState::of(&[("room", room.netns.ns()), ("far", far.ns())]);
     echo(&far.ns(), "127.0.0.1:7009");
@@ -309,7 +309,7 @@ fn a_second_signal_ends_the_wait() {
 #[test]
 fn kill_9_resets_both_sides_and_the_next_start_brings_segments_back() {
     require!(Box);
-    let (room, far) = (Room::new(), Netns::create("f").unwrap());
+    let (room, far) = (Room::alone(), Netns::create("f").unwrap());
     let dir = boxed::fresh_dir().unwrap();
     let accepted = tail(&far.ns(), "127.0.0.1:700");
     let made = room.create(&format!("id kept url :701 tail url {}@:700", far.name));
@@ -358,7 +358,7 @@ fn kill_9_resets_both_sides_and_the_next_start_brings_segments_back() {
 #[test]
 fn a_second_daemon_does_not_take_the_first_ones_place() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     room.create("id mine url :701 tail url :700");
     let second = wormhole_tests::daemon::Setup::below(room.daemon.dir().to_owned()).unwrap();
     let done = second.docker("unix:///nonexistent/docker.sock").netns(&room.netns).refused().unwrap();

@@ -81,7 +81,7 @@ const LINES: &[(&str, i32, &[&str])] = &[
 fn wrong_lines_of_create() {
     require!(Box);
     assert!(LINES.len() >= 40);
-    let room = Room::new();
+    let room = Room::alone();
     room.create("id mine url :7100 tail url :1");
     let (before, listed) = (room.settled(&[]), room.list());
     for (words, code, fragments) in LINES {
@@ -94,7 +94,7 @@ fn wrong_lines_of_create() {
 #[test]
 fn wrong_words_that_hold_blanks_or_worse() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     for (words, code, fragment) in [
         (&["url", ""][..], 2, "an URL needs at least one of"),
         (&["id", "a b", "url", ":7000", "tail", "url", ":1"], 2, "`a b` is not an id"),
@@ -136,7 +136,7 @@ fn what_moves_the_cursor_is_not_printed_as_it_is() {
 #[test]
 fn other_commands() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     room.create("id a1 url :7000 tail url :1");
     room.create("id a2 url :7001 tail url :1");
     for (args, code, fragment) in [
@@ -345,7 +345,7 @@ fn curl(socket: &Path, args: &[&str]) -> (u16, Value) {
 #[test]
 fn wrong_bodies_of_the_api() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     room.create("id mine url :7100 tail url :1");
     let socket = room.daemon.socket();
     let post =
@@ -442,7 +442,7 @@ fn wrong_bodies_of_the_api() {
 #[test]
 fn no_client_can_hold_the_daemon_up() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     let before = room.settled(&[]);
     // Connections that say nothing, half a request, rubbish.
     let mut held = Vec::new();

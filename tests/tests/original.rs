@@ -31,7 +31,7 @@ fn is_latency(text: &str) {
 #[test]
 fn starts_and_ends_cleanly_on_sigterm() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     room.create("url :7000 tail url :7001");
     let socket = room.daemon.socket();
     room.daemon.ok(&["status"]);
@@ -117,7 +117,7 @@ fn a_wrong_key_is_refused() {
 #[test]
 fn create_and_delete_leave_nothing_listening() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     let before = listeners(&room.ns()).unwrap();
     for round in 0..20 {
         let made = room.create("url :7000 tail url :7001");
@@ -134,7 +134,7 @@ fn create_and_delete_leave_nothing_listening() {
 #[test]
 fn a_chain_of_two() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     echo(&room.ns(), "127.0.0.1:7002");
     let made = room.create("url :7000 chain url :7001 tail url :7002");
     for port in [7000, 7001] {
@@ -160,7 +160,7 @@ const LATER: [(&str, &str); 8] = [
 #[test]
 fn later_words_are_refused_as_such_and_nothing_is_made() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     let before = room.settled(&[]);
     for (words, word) in LATER {
         room.refused(words, 5, &[&format!("`{word}` is not in this build"), "hint:"]);

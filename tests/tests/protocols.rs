@@ -58,7 +58,7 @@ fn udp_to_a_real_dns_server() {
 #[test]
 fn udp_sessions_do_not_mix() {
     require!(Box);
-    let (room, far) = (Room::new(), Netns::create("f").unwrap());
+    let (room, far) = (Room::alone(), Netns::create("f").unwrap());
     let server = echo_udp(&far.ns(), "127.0.0.1:7001");
     let made = room.create(&format!("url udp://:7000 tail url udp://{}@{server}", far.name));
     let clients: Vec<_> = (0..50).map(|_| traffic::udp(&room.ns(), "127.0.0.1:0")).collect();
@@ -90,7 +90,7 @@ fn udp_sessions_do_not_mix() {
 #[test]
 fn unix_and_tcp_both_ways() {
     require!(Box);
-    let (room, dir) = (Room::new(), dir());
+    let (room, dir) = (Room::alone(), dir());
     let (server, socket) = (echo(&room.ns(), "127.0.0.1:7001"), dir.join("server"));
     echo_unix(&socket);
     let (socket, head) = (socket.display(), dir.join("head"));
@@ -152,7 +152,7 @@ fn ipv6() {
     if !Path::new("/proc/net/if_inet6").exists() {
         wormhole_tests::skip!("no IPv6 here");
     }
-    let (room, far) = (Room::new(), Netns::create("f").unwrap());
+    let (room, far) = (Room::alone(), Netns::create("f").unwrap());
     let (six, four) = (echo(&far.ns(), "[::1]:7001"), echo(&far.ns(), "127.0.0.1:7002"));
     let far = &far.name;
     for (words, word) in [
@@ -226,7 +226,7 @@ fn named_namespaces_processes_and_containers_as_parts_of_an_url() {
 #[test]
 fn a_namespace_that_is_deleted_and_made_again_comes_back() {
     require!(Box);
-    let (room, a) = (Room::new(), Netns::named("comes-back").unwrap());
+    let (room, a) = (Room::alone(), Netns::named("comes-back").unwrap());
     echo(&room.ns(), "127.0.0.1:7001");
     let made = room.create("url comes-back@:7000 tail url :7001");
     says(&a.ns(), &made, "before");
@@ -240,7 +240,7 @@ fn a_namespace_that_is_deleted_and_made_again_comes_back() {
 #[test]
 fn a_free_port() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     let server = echo(&room.ns(), "127.0.0.1:7001");
     let made: Vec<Made> =
         ["tail", "url :0 tail", "url tcp:// tail"].iter().map(|head| room.create(&format!("{head} url {server}"))).collect();
@@ -255,7 +255,7 @@ fn a_free_port() {
 #[test]
 fn a_chain_of_two_and_of_five() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     let places: Vec<Netns> = (0..5).map(|_| Netns::create("p").unwrap()).collect();
     let names: Vec<&str> = places.iter().map(|p| p.name.as_str()).collect();
     echo(&places[4].ns(), "127.0.0.1:7006");
@@ -294,7 +294,7 @@ fn a_chain_of_two_and_of_five() {
 #[test]
 fn a_part_of_a_chain_is_deleted() {
     require!(Box);
-    let room = Room::new();
+    let room = Room::alone();
     echo(&room.ns(), "127.0.0.1:7004");
     let made = room.create("id a url :7001 chain id b url :7002 chain id c url :7003 tail url :7004");
     says(&room.ns(), &made, "whole");
