@@ -6,7 +6,7 @@ use super::peers::{WORMHOLE, find};
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A recording that ends, and is summed up, when this is dropped.
 pub struct Recording {
@@ -22,11 +22,16 @@ pub fn start(bench: &Bench, variant: &Variant, measure: Measure) -> Option<Recor
     let dir = bench.profiles.as_ref().filter(|_| variant.name == WORMHOLE)?;
     let pids: Vec<String> = variant.members().iter().map(u32::to_string).collect();
     let data = dir.join(format!("perf-{}.data", file_name(measure)));
+    let _ = std::fs::remove_file(&data);
     let mut command = Command::new(find("perf")?);
     command.args(["record", "-g", "-q", "-F", "999", "-p", &pids.join(","), "-o"]).arg(&data);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
-    // perf opens its counters first; the load must not be over by then.
-    std::thread::sleep(Duration::from_millis(300));
+    // perf writes the head of its file once its counters are open; the load must not be over by then.
+    let end = Instant::now() + Duration::from_secs(5);
+    while std::fs::metadata(&data).map_or(0, |file| file.len()) == 0 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(50));
     Some(Recording { child, data })
 }
 
