@@ -121,7 +121,6 @@ fn wrong_words_that_hold_blanks_or_worse() {
 }
 
 #[test]
-#[ignore = "the command line prints the part of an URL that it does not understand as it is"]
 fn what_moves_the_cursor_is_not_printed_as_it_is() {
     require!(Box);
     for word in ["\u{1b}[31m:80", "docker:\u{1b}c@:80", "\u{7}"] {

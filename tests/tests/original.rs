@@ -147,14 +147,17 @@ fn a_chain_of_two() {
 
 /// What is a word of the language and not carried out yet. A later build turns these lines into examples.
 const LATER: [(&str, &str); 8] = [
-    ("url :7000 trigger url :7001", "trigger"),
-    ("url :7000 tail docker-run wormhole/mysql", "docker-run"),
-    ("url :7000 trigger docker-run wormhole/mysql", "docker-run"),
-    ("url :7000 remote 192.0.2.1 tail url :7001", "remote"),
-    ("url :7000 tunnel 192.0.2.1 tail url :7001", "tunnel"),
-    ("url :7000 udptunnel 192.0.2.1 tail url :7001", "udptunnel"),
-    ("url :7000 chain url :7001 tail url :7003 child url :7002 remote 192.0.2.1", "remote"),
-    ("url :7000 trigger docker-run wormhole/wordpress child url :3306 trigger docker-run wormhole/mysql", "docker-run"),
+    ("url :7000 trigger url :7001", "`trigger` is"),
+    ("url :7000 tail docker-run wormhole/mysql", "`docker-run` is"),
+    ("url :7000 trigger docker-run wormhole/mysql", "`trigger` and `docker-run` are"),
+    ("url :7000 remote 192.0.2.1 tail url :7001", "`remote` is"),
+    ("url :7000 tunnel 192.0.2.1 tail url :7001", "`tunnel` is"),
+    ("url :7000 udptunnel 192.0.2.1 tail url :7001", "`udptunnel` is"),
+    ("url :7000 chain url :7001 tail url :7003 child url :7002 remote 192.0.2.1", "`remote` is"),
+    (
+        "url :7000 trigger docker-run wormhole/wordpress child url :3306 trigger docker-run wormhole/mysql",
+        "`trigger` and `docker-run` are",
+    ),
 ];
 
 #[test]
@@ -162,8 +165,8 @@ fn later_words_are_refused_as_such_and_nothing_is_made() {
     require!(Box);
     let room = Room::alone();
     let before = room.settled(&[]);
-    for (words, word) in LATER {
-        room.refused(words, 5, &[&format!("`{word}` is not in this build"), "hint:"]);
+    for (words, missing) in LATER {
+        room.refused(words, 5, &[&format!("{missing} not in this build"), "hint:"]);
         assert_eq!(room.list().len(), 0, "{words}");
     }
     before.wait_equal(|| room.state(&[]));

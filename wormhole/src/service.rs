@@ -1,7 +1,7 @@
 //! The daemon from start to end: the order in which relay, segments, control API and watcher come up and go down.
 
 use crate::api::{Server, ServerConfig, ServerError, plan};
-use crate::daemon::config::{Config, LogFormat};
+use crate::daemon::config::{Config, DEFAULT_MAX_CONNECTIONS, LogFormat};
 use crate::daemon::{Daemon, Settings, StartError};
 use crate::model::Control;
 use crate::relay::RelayOptions;
@@ -12,6 +12,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Descriptors that the daemon needs besides those of connections.
 const OWN_FDS: u64 = 128;
+
+/// Fewer connections than this surprise somebody.
+const FEW: usize = 4096;
 
 /// Why the daemon did not start, or did not end cleanly.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +52,8 @@ async fn serve(config: &Config, fds: u64) -> Result<(), ServiceError> {
     notes.extend(plan.notes);
     let by_fds = usize::try_from(fds.saturating_sub(OWN_FDS) / 2).unwrap_or(usize::MAX).max(1);
     let wanted = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
-    if by_fds < wanted {
+    // The default asks for more than most limits allow; that alone is not worth a word.
+    if by_fds < wanted && (by_fds < FEW || config.max_connections != DEFAULT_MAX_CONNECTIONS) {
         notes.push(format!("{fds} descriptors allow {by_fds} connections at once; raise `ulimit -n` for more"));
     }
     for note in &notes {

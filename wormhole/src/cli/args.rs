@@ -95,6 +95,18 @@ pub enum Command {
     },
     /// Show the daemon: versions, listeners, limits.
     Status,
+    /// Make an IPsec tunnel to another machine (not in this build).
+    TunnelCreate {
+        /// The other machine.
+        #[arg(value_name = "HOST")]
+        peer: String,
+    },
+    /// Undo an IPsec tunnel (not in this build).
+    TunnelDelete {
+        /// The other machine.
+        #[arg(value_name = "HOST")]
+        peer: String,
+    },
     /// Make a key, to be copied to every machine.
     Keygen {
         /// Where to write it.

@@ -1,6 +1,7 @@
 //! Carries out one command line.
 
 use super::args::{Args, Color, Command, Create, Output, protect};
+use super::human::{clean, short_ids};
 use super::plan::plan;
 use super::render::{self, Look};
 use super::{grammar, help};
@@ -102,6 +103,11 @@ async fn carry_out(args: &Args, out: &mut String) -> Result<(), Trouble> {
             crate::key::generate(file).map_err(|error| Trouble::new(code::FAILED, error.to_string()))?;
             *out = format!("{}\n", file.display());
         }
+        Command::TunnelCreate { .. } | Command::TunnelDelete { .. } => {
+            let hint = "this build makes segments on one machine; `wormhole ping HOST` reaches another daemon already";
+            let message = "tunnels are not in this build";
+            return Err(Trouble { hint: Some(hint.to_owned()), ..Trouble::new(code::REFUSED, message) });
+        }
         Command::Help { topic } => {
             *out = help::topic(topic.as_deref()).map_err(|near| Trouble {
                 hint: Some(
@@ -131,10 +137,10 @@ async fn create(
         return Ok(());
     }
     let reply = client()?.create(&CreateRequest { spec }).await?;
-    let shown = if output == Output::Wide { usize::MAX } else { 1 };
     *out = match output {
         Output::Json => to_json(&reply)?,
-        _ => reply.segments.iter().take(shown).map(|segment| format!("{} {}\n", segment.id, segment.head)).collect(),
+        Output::Wide => reply.segments.iter().map(|segment| format!("{} {}\n", segment.id, segment.head)).collect(),
+        Output::Table => reply.segments.iter().take(1).map(|s| format!("{} {}\n", s.id, short_ids(&s.head))).collect(),
     };
     Ok(())
 }
@@ -214,12 +220,14 @@ impl Trouble {
 
     fn render(&self, color: bool) -> String {
         let (red, cyan, off) = if color { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
-        let mut text = format!("{red}error:{off} {}\n", self.message);
+        // What the user typed, or the daemon said, is shown in here: it must not move the cursor.
+        let message = self.message.lines().map(clean).collect::<Vec<_>>().join("\n");
+        let mut text = format!("{red}error:{off} {message}\n");
         for line in self.diagram.iter().flat_map(|diagram| diagram.lines()) {
-            text.push_str(&format!("  {line}\n"));
+            text.push_str(&format!("  {}\n", clean(line)));
         }
         if let Some(hint) = &self.hint {
-            text.push_str(&format!("{cyan}hint:{off} {hint}\n"));
+            text.push_str(&format!("{cyan}hint:{off} {}\n", clean(hint)));
         }
         text
     }
@@ -234,7 +242,7 @@ impl From<ClientError> for Trouble {
             (None, ClientError::Unreachable { .. }) => code::UNREACHABLE,
             _ => code::FAILED,
         };
-        Self { hint: error.hint().map(super::human::clean), ..Self::new(code, super::human::clean(&error.to_string())) }
+        Self { hint: error.hint().map(str::to_owned), ..Self::new(code, error.to_string()) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! From one spec with what hangs on it to a list of segments, checked before anything is touched.
 
 use crate::model::{Failure, FailureKind, Place, SegmentId, Spec, Via};
+use crate::segment::SegmentError;
 use std::collections::BTreeSet;
 
 /// A segment to be made.
@@ -63,11 +64,11 @@ fn fresh(used: &mut BTreeSet<SegmentId>) -> Result<SegmentId, Failure> {
 /// # Errors
 /// A word that this build does not carry out.
 pub fn flatten(spec: &Spec) -> Result<Vec<Planned>, Failure> {
+    check_words(spec)?;
     let mut planned = Vec::new();
     let mut parent = None;
     let mut next = Some(spec);
     while let Some(spec) = next {
-        check_words(spec)?;
         let id = spec.id.clone().unwrap_or_default();
         let chained = matches!(spec.link.as_deref(), Some(link) if link.via == Via::Chain);
         let alone = Spec { link: None, ..spec.clone() };
@@ -77,17 +78,31 @@ pub fn flatten(spec: &Spec) -> Result<Vec<Planned>, Failure> {
     Ok(planned)
 }
 
-fn check_words(spec: &Spec) -> Result<(), Failure> {
+/// Refuses a tree with words that are not carried out yet, and names them all.
+fn check_words(root: &Spec) -> Result<(), Failure> {
     let run = |place: &Place| matches!(place, Place::Run { .. } | Place::Parent);
-    let word = match spec.link.as_deref().map(|link| &link.via) {
-        Some(Via::Remote { .. }) => Some("remote"),
-        Some(Via::Tunnel { .. }) => Some("tunnel"),
-        Some(Via::Udptunnel { .. }) => Some("udptunnel"),
-        Some(Via::Child | Via::Chain) | None if run(&spec.head.place) || run(&spec.tail.place) => Some("docker-run"),
-        Some(Via::Child | Via::Chain) | None if spec.trigger => Some("trigger"),
-        Some(Via::Child | Via::Chain) | None => None,
-    };
-    word.map_or(Ok(()), |word| Err(crate::segment::SegmentError::NotInThisBuild { word }.into()))
+    let mut words: Vec<&'static str> = Vec::new();
+    let mut next = Some(root);
+    while let Some(spec) = next {
+        let link = spec.link.as_deref();
+        let found = [
+            spec.trigger.then_some("trigger"),
+            (run(&spec.head.place) || run(&spec.tail.place)).then_some("docker-run"),
+            match link.map(|link| &link.via) {
+                Some(Via::Remote { .. }) => Some("remote"),
+                Some(Via::Tunnel { .. }) => Some("tunnel"),
+                Some(Via::Udptunnel { .. }) => Some("udptunnel"),
+                Some(Via::Child | Via::Chain) | None => None,
+            },
+        ];
+        for word in found.into_iter().flatten() {
+            if !words.contains(&word) {
+                words.push(word);
+            }
+        }
+        next = link.map(|link| &link.spec);
+    }
+    if words.is_empty() { Ok(()) } else { Err(SegmentError::NotInThisBuild { words }.into()) }
 }
 
 /// The spec without the part that starts at segment `id`; `None` when that is the whole.
@@ -153,6 +168,10 @@ mod tests {
             assert_eq!(error.kind, FailureKind::NotInThisBuild);
             assert!(error.message.contains(word), "{error}");
         }
+        let mut both = spec(None, None);
+        both.trigger = true;
+        both.tail.place = Place::Run { args: "redis".into() };
+        assert_eq!(flatten(&both).unwrap_err().message, "`trigger` and `docker-run` are not in this build");
     }
 
     #[test]

@@ -66,11 +66,11 @@ pub enum SegmentError {
         /// The segments between, if any.
         through: Option<String>,
     },
-    /// A word of the language that is understood and not carried out yet.
-    #[error("`{word}` is not in this build")]
+    /// Words of the language that are understood and not carried out yet.
+    #[error("{} not in this build", named(words))]
     NotInThisBuild {
-        /// The word.
-        word: &'static str,
+        /// The words, in the order in which they were met.
+        words: Vec<&'static str>,
     },
 }
 
@@ -114,6 +114,15 @@ impl From<SegmentError> for Failure {
             E::NotInThisBuild { .. } => Failure::new(K::NotInThisBuild, message)
                 .hint("`create --dry-run` shows the plan; this build carries out url, id, docker-ns, tail, child and chain"),
         }
+    }
+}
+
+fn named(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    match quoted.as_slice() {
+        [one] => format!("{one} is"),
+        [all @ .., last] => format!("{} and {last} are", all.join(", ")),
+        [] => "this is".to_owned(),
     }
 }
 

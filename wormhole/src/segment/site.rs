@@ -39,8 +39,7 @@ pub async fn find(place: &Place, docker: &Engine) -> Result<Site, SegmentError> 
         Place::Named { name } => Ok(Site { namespace: Namespace::named(name)?, pid: None, container: None }),
         Place::Pid { pid } => Ok(Site { namespace: Namespace::of_pid(*pid)?, pid: Some(*pid), container: None }),
         Place::Docker { name } => container(name, docker).await,
-        Place::Run { .. } => Err(SegmentError::NotInThisBuild { word: "docker-run" }),
-        Place::Parent => Err(SegmentError::NotInThisBuild { word: "docker-run" }),
+        Place::Run { .. } | Place::Parent => Err(SegmentError::NotInThisBuild { words: vec!["docker-run"] }),
     }
 }
 

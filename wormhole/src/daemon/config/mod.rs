@@ -26,6 +26,9 @@ use std::time::Duration;
 /// The file that is read when it is there and no other was named.
 pub const DEFAULT_CONFIG: &str = "/etc/wormhole/wormholed.toml";
 
+/// Connections at a time over all segments, unless the limit of descriptors is lower.
+pub const DEFAULT_MAX_CONNECTIONS: u64 = 65_536;
+
 /// Names of all settings, as they stand in the file. `--NAME` and `WORMHOLE_NAME` (upper case, `_`) are the same.
 pub const SETTINGS: &[&str] = &[
     "keyfile",
@@ -180,7 +183,7 @@ fn build(
         overlay: overlay.cidr,
         udp_ports: opt(get("udp-ports"), parse::ports)?.unwrap_or(PortRange { first: 4500, last: 4599 }),
         state_dir: opt(get("state-dir"), parse::path)?.unwrap_or_else(|| PathBuf::from("/var/lib/wormhole")),
-        max_connections: opt(get("max-connections"), |t| parse::number(t, 1, 100_000_000))?.unwrap_or(65536),
+        max_connections: opt(get("max-connections"), |t| parse::number(t, 1, 100_000_000))?.unwrap_or(DEFAULT_MAX_CONNECTIONS),
         workers: usize::try_from(workers).unwrap_or(1),
         log: opt(get("log"), parse::log)?.unwrap_or_else(|| "info".to_owned()),
         log_format: opt(get("log-format"), parse::log_format)?.unwrap_or_default(),
