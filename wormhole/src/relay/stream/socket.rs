@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Probes after the first one that may go unanswered, and the time between them. With the default first probe after
+/// Probes after the first one that may go unanswered, and the most time between them. With the default first probe after
 /// 30 s a peer that vanished without FIN is noticed after a minute while nothing is under way to it. `TCP_USER_TIMEOUT`,
 /// if set, takes the place of the number of probes.
 const KEEPALIVE_PROBES: u32 = 3;
@@ -31,7 +31,7 @@ pub fn prepare_tcp(fd: BorrowedFd<'_>, options: &RelayOptions) -> Result<(), Err
     if let Some(first) = options.keepalive {
         sockopt::set_socket_keepalive(fd, true)?;
         sockopt::set_tcp_keepidle(fd, first.max(Duration::from_secs(1)))?;
-        sockopt::set_tcp_keepintvl(fd, KEEPALIVE_INTERVAL)?;
+        sockopt::set_tcp_keepintvl(fd, first.clamp(Duration::from_secs(1), KEEPALIVE_INTERVAL))?;
         sockopt::set_tcp_keepcnt(fd, KEEPALIVE_PROBES)?;
     }
     if let Some(limit) = options.user_timeout {
