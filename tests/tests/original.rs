@@ -192,3 +192,16 @@ fn docker_run_with_an_explicit_tail_is_planned() {
     let line = text.lines().find_map(|l| l.split_once("wormhole create ")).unwrap().1;
     assert!(line.contains("docker-run"), "{line}");
 }
+
+#[test]
+fn status_shows_the_version_of_the_embedded_ebpf_object() {
+    require!(Box);
+    let object = daemon::binary("wormholed").unwrap().parent().unwrap().join("../ebpf/wormhole.o");
+    if !object.is_file() {
+        wormhole_tests::skip!("built without the eBPF object: cargo xtask build-ebpf");
+    }
+    let room = Room::alone();
+    let status = room.status();
+    assert_eq!(status["build"]["ebpf"], env!("CARGO_PKG_VERSION"), "{status}");
+    assert!(room.daemon.ok(&["status"]).contains(&format!("ebpf         {}", env!("CARGO_PKG_VERSION"))));
+}

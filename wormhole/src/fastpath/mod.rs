@@ -40,12 +40,6 @@ struct Aligned<T: ?Sized>(T);
 
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/wormhole.o")));
 
-/// The embedded object, if there is a usable one; [`inspect_embedded`] says why there is none.
-#[must_use]
-pub fn embedded() -> Option<Embedded<'static>> {
-    inspect_embedded().ok()
-}
-
 /// The embedded object.
 ///
 /// # Errors
