@@ -4,7 +4,7 @@
 //! | module | subject |
 //! | --- | --- |
 //! | [`boxed`] | a box: own net, mount and pid namespaces, so that nothing of a test is left on the machine |
-//! | [`packages`] | the Debian packages that all this needs, and how to install them |
+//! | [`packages`] | the Debian packages that all this needs |
 //! | [`engine`] | a private `dockerd` |
 //! | [`images`] | images made from Debian programs, without a registry |
 //! | [`docker`] | containers: run, stop, restart, execute, wait until ready |

@@ -14,7 +14,8 @@ use crate::workspace::program;
 /// invoke-rc.d and deb-systemd-invoke ask /usr/sbin/policy-rc.d whether a freshly installed service may start and have no
 /// other switch. A policy that says no already is left alone; another one is moved aside and comes back at the end,
 /// however the end comes. Held locks are waited for: unattended-upgrades likes to run when a machine was just started.
-/// Nothing of the user's is removed to make room; apt-get fails instead and names it.
+/// Nothing of the user's is removed to make room; apt-get fails instead and names it. Where systemd runs, the new services
+/// are disabled as well, or they would start with the next boot.
 const SCRIPT: &str = r#"
 set -eu
 policy=/usr/sbin/policy-rc.d
@@ -36,7 +37,21 @@ until apt-get -q update; do
     if [ "$tries" -ge 5 ]; then exit 100; fi
     sleep 3
 done
+units() { ls /lib/systemd/system 2>/dev/null | grep '\.service$' | grep -v '@' || true; }
+before=$(units)
 apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends --no-remove "$@"
+if [ -d /run/systemd/system ]; then
+    for unit in $(units); do
+        case "
+$before
+" in
+        *"
+$unit
+"*) ;;
+        *) systemctl --quiet disable "$unit" || true ;;
+        esac
+    done
+fi
 "#;
 
 /// Whether packages can be installed here at all.

@@ -138,7 +138,7 @@ fn explain(missing: &[&Need]) -> String {
 }
 
 /// System packages are installed by consent only.
-fn may_install(packages: &[&str], yes: bool) -> Result<()> {
+pub fn may_install(packages: &[&str], yes: bool) -> Result<()> {
     if yes || std::env::var("CI").is_ok_and(|ci| ci == "true") {
         return Ok(());
     }

@@ -2,9 +2,7 @@
 
 use super::peers::{Peer, Source, find};
 use anyhow::{Context, Result, bail};
-use std::io::{IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Debian packages that the bench may install, and why.
@@ -72,75 +70,8 @@ fn apt(packages: &[&str], yes: bool) -> Result<()> {
         let why = PACKAGES.iter().chain(APP_PACKAGES).find(|(name, _)| name == package).map_or("", |(_, why)| why);
         eprintln!("  {package}: {why}");
     }
-    if !yes && !agreed()? {
-        bail!("not installed (say --yes, or set CI=true, to install without being asked)");
-    }
-    if !rustix::process::geteuid().is_root() {
-        bail!("installing wants root: apt-get install --no-install-recommends {}", packages.join(" "));
-    }
-    let _quiet = NoServices::new()?;
-    let mut command = Command::new("apt-get");
-    command.args(["install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]).args(packages);
-    let before = unit_files();
-    run(command.env("DEBIAN_FRONTEND", "noninteractive"))?;
-    disable_new_units(&before);
-    Ok(())
-}
-
-fn agreed() -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Ok(false);
-    }
-    eprint!("Install them? No service will be started. [y/N] ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).context("read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-/// Forbids maintainer scripts to start services, by Debian's own means, for as long as it lives.
-struct NoServices(Option<PathBuf>);
-
-impl NoServices {
-    fn new() -> Result<Self> {
-        let path = PathBuf::from("/usr/sbin/policy-rc.d");
-        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(&path);
-        match file {
-            Ok(mut file) => {
-                file.write_all(b"#!/bin/sh\nexit 101\n").context("write policy-rc.d")?;
-                Ok(Self(Some(path)))
-            }
-            // The administrator has a policy: it holds.
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(Self(None)),
-            Err(e) => Err(e).context("create /usr/sbin/policy-rc.d"),
-        }
-    }
-}
-
-impl Drop for NoServices {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-fn unit_files() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir("/lib/systemd/system").into_iter().flatten();
-    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
-}
-
-/// Not started now is not enough: installed services would start with the next boot.
-fn disable_new_units(before: &[PathBuf]) {
-    if !Path::new("/run/systemd/system").is_dir() {
-        return;
-    }
-    let new = unit_files().into_iter().filter(|path| !before.contains(path));
-    let names = new
-        .filter_map(|path| path.file_name()?.to_str().filter(|n| n.ends_with(".service") && !n.contains('@')).map(str::to_owned));
-    for name in names {
-        attempt(&format!("{name} disabled"), run(Command::new("systemctl").args(["disable", &name])));
-    }
+    crate::setup::may_install(packages, yes)?;
+    crate::apt::install(packages)
 }
 
 /// Downloads a package and unpacks it without installing it.
