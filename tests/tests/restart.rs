@@ -91,6 +91,11 @@ impl Marker {
     }
 }
 
+/// The part of a head's URL that a restart must not change and that `create` does not shorten.
+fn address(head: &serde_json::Value) -> String {
+    head.as_str().unwrap().rsplit('@').next().unwrap().to_owned()
+}
+
 #[test]
 fn the_head_side_restarts() {
     let docker = require!(Docker);
@@ -101,7 +106,7 @@ fn the_head_side_restarts() {
         case.works();
         gone(&case.room, &old, &marker);
     }
-    assert_eq!(case.room.view(&case.made.id)["head"], case.made.url.as_str());
+    assert_eq!(address(&case.room.view(&case.made.id)["head"]), address(&case.made.url.as_str().into()));
 }
 
 #[test]
@@ -258,7 +263,7 @@ fn a_free_port_stays_the_same() {
         assert_eq!(app.exec(&["redis-cli", "-p", &port, "ping"]).unwrap().ok(), "PONG");
         app.restart().unwrap();
         room.wait_listening(&made.id);
-        assert_eq!(room.view(&made.id)["head"], made.url.as_str());
+        assert_eq!(address(&room.view(&made.id)["head"]), address(&made.url.as_str().into()));
     }
 }
 

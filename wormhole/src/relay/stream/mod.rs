@@ -53,6 +53,8 @@ struct Mailbox {
     /// None once the thread has ended: what is sent to it then is dropped, and so answered.
     commands: Mutex<Option<Vec<Command>>>,
     wake: OwnedFd,
+    /// Connections that the thread has, or is about to get.
+    load: AtomicUsize,
 }
 
 impl Mailbox {
@@ -62,6 +64,8 @@ impl Mailbox {
 }
 
 enum Command {
+    /// A connection that a busier thread accepted at that time.
+    Adopt(Arc<Listener>, OwnedFd, Instant),
     Listen(Arc<Listener>),
     Unlisten(u64, Arc<Done>),
     Reset(Arc<Route>, Instant, Arc<Done>),
@@ -90,26 +94,53 @@ impl Shared {
         mailbox.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    fn send(&self, index: usize, command: Command) {
-        let Some(mailbox) = self.mailboxes.get(index) else { return };
+    /// Gives the command back when the thread has ended.
+    fn send(&self, index: usize, command: Command) -> Option<Command> {
+        let Some(mailbox) = self.mailboxes.get(index) else { return Some(command) };
         match &mut *mailbox.lock() {
             Some(commands) => commands.push(command),
-            None => return,
+            None => return Some(command),
         }
         // Fails only when the counter is full, and then the thread is awake anyway.
         let _ = rustix::io::write(&mailbox.wake, &1u64.to_ne_bytes());
+        None
+    }
+
+    /// The thread that shall have a connection that thread `own` has accepted: itself, unless another one has clearly less
+    /// to do. The kernel wakes the same idle thread again and again, and connections that stay would all be its.
+    fn place(&self, own: usize) -> usize {
+        let load = |index: usize| self.mailboxes.get(index).map_or(usize::MAX, |mailbox| mailbox.load.load(Relaxed));
+        let least = (0..self.mailboxes.len()).min_by_key(|index| load(*index)).unwrap_or(own);
+        if load(own) > load(least).saturating_add(1) { least } else { own }
+    }
+
+    fn add_load(&self, index: usize) {
+        if let Some(mailbox) = self.mailboxes.get(index) {
+            mailbox.load.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn take_load(&self, index: usize) {
+        if let Some(mailbox) = self.mailboxes.get(index) {
+            mailbox.load.fetch_sub(1, Relaxed);
+        }
     }
 
     /// Called by a thread that ends.
     fn close_mailbox(&self, index: usize) {
         let left = self.mailboxes.get(index).and_then(|mailbox| mailbox.lock().take());
         // Outside of the lock: what is dropped may close sockets and wake somebody.
-        drop(left);
+        for command in left.into_iter().flatten() {
+            if let Command::Adopt(..) = command {
+                self.release();
+            }
+        }
     }
 
     fn send_all(&self, command: impl Fn() -> Command) {
         for index in 0..self.mailboxes.len() {
-            self.send(index, command());
+            // Dropped, and so answered, where the thread has ended.
+            drop(self.send(index, command()));
         }
     }
 
@@ -149,7 +180,7 @@ impl Engine {
     pub fn start(workers: usize, max_connections: usize) -> io::Result<Self> {
         let mailbox = |_| {
             let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            Ok(Mailbox { commands: Mutex::new(Some(Vec::new())), wake })
+            Ok(Mailbox { commands: Mutex::new(Some(Vec::new())), wake, load: AtomicUsize::new(0) })
         };
         let mailboxes = (0..workers.max(1)).map(mailbox).collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared { max_connections, open: AtomicUsize::new(0), waiting: AtomicUsize::new(0), mailboxes });
@@ -191,7 +222,8 @@ impl Engine {
         let mut all = Vec::new();
         let ask = |index| {
             let (sender, receiver) = oneshot::channel();
-            self.shared.send(index, Command::View(Arc::clone(route), sender));
+            // A thread that has ended has no connections; the sender is dropped with the command.
+            drop(self.shared.send(index, Command::View(Arc::clone(route), sender)));
             receiver
         };
         let asked: Vec<_> = (0..self.workers()).map(ask).collect();
@@ -201,6 +233,12 @@ impl Engine {
         all.sort_by_key(|view: &ConnectionView| view.age_s);
         all.truncate(1000);
         all
+    }
+
+    /// Connections of each thread.
+    #[cfg(test)]
+    fn loads(&self) -> Vec<usize> {
+        self.shared.mailboxes.iter().map(|mailbox| mailbox.load.load(Relaxed)).collect()
     }
 
     /// Number of relay threads.

@@ -131,6 +131,7 @@ impl Worker {
     fn obey(&mut self) -> bool {
         for command in self.shared.take_commands(self.index) {
             match command {
+                Command::Adopt(listener, head, accepted) => self.begin(&listener, head, accepted),
                 Command::Listen(listener) => {
                     if self.accepting
                         && let Err(error) = self.watch_listener(&listener)
@@ -194,7 +195,7 @@ impl Worker {
             match rustix::net::accept_with(&listener.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(head) => {
                     self.back_off.reset();
-                    self.begin(&listener, head);
+                    self.settle(&listener, head);
                 }
                 Err(error) => {
                     self.shared.release();
@@ -230,6 +231,22 @@ impl Worker {
             self.wait_logged = Some(now);
         }
         tells
+    }
+
+    /// Finds the thread for a connection that was accepted here.
+    fn settle(&mut self, listener: &Arc<Listener>, head: OwnedFd) {
+        let now = Instant::now();
+        let place = self.shared.place(self.index);
+        self.shared.add_load(place);
+        if place == self.index {
+            self.begin(listener, head, now);
+        } else if let Some(Command::Adopt(listener, head, now)) =
+            self.shared.send(place, Command::Adopt(Arc::clone(listener), head, now))
+        {
+            // That thread has ended. What was added to its load stays, so that it is not the least for ever.
+            self.shared.add_load(self.index);
+            self.begin(&listener, head, now);
+        }
     }
 
     fn stop_accepting(&mut self) {

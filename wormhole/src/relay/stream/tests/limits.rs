@@ -136,3 +136,20 @@ fn connections_are_listed() {
     assert_eq!(view.tail, server.local_addr().unwrap().to_string());
     assert_eq!((view.path.as_str(), view.bytes.to_tail, view.bytes.to_head), ("relay", 5, 0));
 }
+
+#[test]
+fn connections_that_stay_are_spread_over_the_threads() {
+    let (server, to) = server();
+    let rig = Rig::start(to);
+    let pairs: Vec<_> = (0..20).map(|_| rig.pair(&server)).collect();
+    let loads = rig.engine.loads();
+    assert_eq!(loads.iter().sum::<usize>(), pairs.len());
+    let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
+    assert!(most - least <= 2, "{loads:?}");
+    for (mut client, mut served) in pairs {
+        client.write_all(b"x").unwrap();
+        expect(&mut served, b"x");
+    }
+    rig.quiet();
+    until("no load is left", || rig.engine.loads().iter().all(|load| *load == 0));
+}

@@ -18,13 +18,12 @@ const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_LATER: Duration = Duration::from_millis(100);
 
 impl Worker {
-    pub(super) fn begin(&mut self, listener: &Arc<Listener>, head: OwnedFd) {
+    pub(super) fn begin(&mut self, listener: &Arc<Listener>, head: OwnedFd, now: Instant) {
         let route = Arc::clone(&listener.route);
         route.counters.total.fetch_add(1, Relaxed);
         route.counters.open.fetch_add(1, Relaxed);
         self.generation = (self.generation + 1) & GENERATIONS;
         let generation = self.generation;
-        let now = Instant::now();
         let slot = self.conns.insert(Box::new(Conn::new(route, head, generation, listener.unix, now)));
         let Ok(slot) = u32::try_from(slot) else {
             self.remove(slot);
@@ -191,6 +190,7 @@ impl Worker {
             self.timers.set(&mut conn.deadline, None, slot, generation);
         }
         conn.close(&mut self.tools.pipes);
+        self.shared.take_load(self.index);
         self.shared.release();
     }
 
