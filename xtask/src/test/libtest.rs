@@ -91,6 +91,10 @@ impl Run {
         if let Some(threads) = self.test_threads {
             command.arg(format!("--test-threads={threads}"));
         }
+        if rustix::process::geteuid().is_root() {
+            // What plain `cargo test` leaves out is what needs root.
+            command.arg("--include-ignored");
+        }
         command.envs(self.env.iter().cloned()).env("WORMHOLE_SKIPS", &self.skips);
         let mut child = command
             .stdin(Stdio::null())
