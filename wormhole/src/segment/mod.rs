@@ -120,7 +120,7 @@ impl Segment {
     /// # Errors
     /// The first thing that is missing. The segment waits for it and keeps the reason.
     pub async fn reconcile(&self) -> Result<(), SegmentError> {
-        let tail = self.reconcile_tail_place().await;
+        let tail = find(&self.spec.tail.place, &self.context.docker).await;
         let head = self.reconcile_head().await;
         // The tail's port may be the one that the head got, so it is set last.
         let tail = match tail {
@@ -146,10 +146,6 @@ impl Segment {
             observed.reason = reason;
         }
         result
-    }
-
-    async fn reconcile_tail_place(&self) -> Result<Site, SegmentError> {
-        find(&self.spec.tail.place, &self.context.docker).await
     }
 
     async fn set_tail(&self, site: Site) -> Result<(), SegmentError> {
@@ -206,13 +202,19 @@ impl Segment {
                 return Err(error);
             }
         };
-        let (there, port) = {
-            let observed = self.observed();
-            (observed.head.as_ref().map(|head| head.namespace), observed.port)
+        let trace = site.trace(&self.spec.head.place);
+        let port = {
+            let mut observed = self.observed();
+            let there = observed.head.as_ref().map(|head| head.namespace);
+            // A container on the host's network, or on another one's, comes back into the same namespace, and what listens
+            // there stays. Its files are others, though.
+            let same_files = observed.head_trace.as_ref().map(Trace::pid) == Some(trace.pid());
+            if there == Some(trace.namespace) && (self.spec.head.proto != Proto::Unix || same_files) {
+                observed.head_trace = Some(trace);
+                return Ok(());
+            }
+            observed.port
         };
-        if there == Some(site.namespace.id()) {
-            return Ok(());
-        }
         if self.unlisten().await {
             self.forget_connections();
         }
@@ -221,7 +223,7 @@ impl Segment {
         if let Some(addr) = head.addr {
             observed.port = addr.port();
         }
-        observed.head_trace = Some(site.trace(&self.spec.head.place));
+        observed.head_trace = Some(trace);
         observed.head = Some(head);
         Ok(())
     }
