@@ -4,7 +4,9 @@
 //! head is taken already, the daemon finds out.
 
 use super::addr::MAX_SOCKET_PATH;
-use crate::model::{End, Failure, FailureKind, Host, Link, Options, Place, Proto, Spec, Via};
+use crate::model::{
+    End, Failure, FailureKind, Host, Link, Options, Place, Proto, Spec, Via, is_container, is_host_name, is_segment_id,
+};
 use std::collections::HashSet;
 use std::net::IpAddr;
 
@@ -54,10 +56,7 @@ pub fn validate(spec: &Spec) -> Result<(), Failure> {
 /// # Errors
 /// A [`Failure`] of kind `Invalid`.
 pub fn validate_id(id: &str) -> Result<(), Failure> {
-    let good = (1..=63).contains(&id.len())
-        && id.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if good {
+    if is_segment_id(id) {
         return Ok(());
     }
     let shown: String = id.chars().take(80).collect();
@@ -100,7 +99,7 @@ fn segment(at: &str, spec: &Spec, via: Option<&Via>) -> Result<(), Failure> {
     }
     options(&format!("{at}.options"), &spec.options)?;
     // A head behind `remote` or a tunnel is a hop and no socket.
-    let hop = via.is_some_and(is_remote);
+    let hop = via.is_some_and(Via::is_remote);
     if !hop && !leaves_machine(spec) && connects_to_itself(&spec.head, &spec.tail) {
         return Err(Failure::new(FailureKind::Refused, format!("{at}: the segment would connect to itself"))
             .hint("give the tail another port, host or namespace than the head"));
@@ -171,11 +170,7 @@ fn place(at: &str, place: &Place) -> Result<(), Failure> {
             invalid(&format!("{at}.pid"), format!("{pid} is not a process id"), "a positive number as `ps` shows it")
         }
         Place::Docker { name } => {
-            let good = !name.is_empty()
-                && name.len() <= 255
-                && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-            if good {
+            if is_container(name) {
                 return Ok(());
             }
             invalid(
@@ -211,8 +206,7 @@ fn peer(at: &str, link: &Link) -> Result<(), Failure> {
 }
 
 fn host_name(at: &str, host: &str) -> Result<(), Failure> {
-    let good = !host.is_empty() && host.len() <= 253 && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    if good {
+    if is_host_name(host) {
         return Ok(());
     }
     invalid(
@@ -247,11 +241,7 @@ fn options(at: &str, options: &Options) -> Result<(), Failure> {
 
 /// True when the tail leads to another machine, where the same address is another place.
 fn leaves_machine(spec: &Spec) -> bool {
-    spec.link.as_deref().is_some_and(|link| is_remote(&link.via))
-}
-
-fn is_remote(via: &Via) -> bool {
-    matches!(via, Via::Remote { .. } | Via::Tunnel { .. } | Via::Udptunnel { .. })
+    spec.link.as_deref().is_some_and(|link| link.via.is_remote())
 }
 
 fn connects_to_itself(head: &End, tail: &End) -> bool {

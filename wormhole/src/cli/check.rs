@@ -1,7 +1,7 @@
 //! What is wrong with a line whose words are all right: segments that meet themselves or each other.
 
 use super::error::WordError;
-use super::grammar::{Draft, is_remote};
+use super::grammar::Draft;
 use crate::model::{End, Host, Place, Proto, Url, Via};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -26,13 +26,13 @@ pub(super) fn check(words: &[String], drafts: &[Draft], ends: &[(End, End)]) -> 
     let mut segments: Vec<Segment<'_>> = Vec::with_capacity(drafts.len());
     for (index, (draft, (head, tail))) in drafts.iter().zip(ends).enumerate() {
         let next = drafts.get(index + 1);
-        let hop = draft.via.as_ref().is_some_and(is_remote);
+        let hop = draft.via.as_ref().is_some_and(Via::is_remote);
         machine += usize::from(hop);
         let mut tail = tail.clone();
         if tail.proto != Proto::Unix && tail.port == 0 {
             tail.port = head.port;
         }
-        let leaves = next.and_then(|next| next.via.as_ref()).is_some_and(is_remote);
+        let leaves = next.and_then(|next| next.via.as_ref()).is_some_and(Via::is_remote);
         let last = draft.tail.by.or(draft.tail_at).unwrap_or_else(|| next.map_or(words.len(), |next| next.start));
         segments.push(Segment { draft, head, tail, machine, hop, leaves, last });
     }

@@ -6,7 +6,7 @@
 use super::check;
 use super::error::WordError;
 use super::lex::{Word, nearest, suggest};
-use crate::model::{End, Host, Link, Options, Place, Proto, RunSpec, Spec, Url, Via, is_container};
+use crate::model::{End, Host, Link, Options, Place, Proto, RunSpec, Spec, Url, Via, is_container, is_segment_id};
 
 /// Segments in one line. Bounds the depth of what crosses the wire; real lines have two or three.
 pub const MAX_SEGMENTS: usize = 32;
@@ -42,11 +42,6 @@ pub fn set_options(spec: &mut Spec, options: &Options) {
         spec.options = options.clone();
         next = spec.link.as_mut().map(|link| &mut link.spec);
     }
-}
-
-/// True when the next segment lives on another machine.
-pub(super) fn is_remote(via: &Via) -> bool {
-    matches!(via, Via::Remote { .. } | Via::Tunnel { .. } | Via::Udptunnel { .. })
 }
 
 /// What the words gave for one end.
@@ -184,10 +179,7 @@ impl Reader<'_> {
     fn id(&mut self) -> Result<(), WordError> {
         let text = self.argument(Word::Id, "an ID")?;
         let index = self.at - 1;
-        let good = text.len() <= 63
-            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-        if !good {
+        if !is_segment_id(&text) {
             let message = format!("`{text}` is not an id: 1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first");
             return Err(self.wrong(index, message));
         }
@@ -270,7 +262,7 @@ impl Reader<'_> {
         if self.done.len() + 1 >= MAX_SEGMENTS {
             return Err(self.wrong(index, format!("more than {MAX_SEGMENTS} segments in one line")));
         }
-        if is_remote(&via) && self.current.tail.place.is_some() {
+        if via.is_remote() && self.current.tail.place.is_some() {
             let by = self.current.tail.by.unwrap_or(index);
             return Err(self
                 .wrong(by, "the tail has a namespace, but it leads to another machine")
@@ -346,7 +338,7 @@ fn complete(drafts: &[Draft]) -> Vec<(End, End)> {
                 }
                 *tail = End { place, ..head.clone() };
             }
-            Some(via) if is_remote(via) => *tail = End { place: Place::Host, ..head.clone() },
+            Some(via) if via.is_remote() => *tail = End { place: Place::Host, ..head.clone() },
             _ => {}
         }
     }
@@ -356,7 +348,7 @@ fn complete(drafts: &[Draft]) -> Vec<(End, End)> {
 /// Where the head of the next segment starts from.
 fn below(tail: &End, via: &Via) -> End {
     let place = match &tail.place {
-        _ if is_remote(via) => Place::Host,
+        _ if via.is_remote() => Place::Host,
         Place::Run { .. } | Place::Parent => Place::Parent,
         place => place.clone(),
     };

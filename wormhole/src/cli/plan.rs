@@ -1,7 +1,6 @@
 //! `create --dry-run`: the segments as a tree.
 
 use super::error::join;
-use super::grammar::is_remote;
 use super::print::{print, print_options};
 use crate::model::{End, Place, Proto, Spec, Url, Via};
 use std::fmt::Write as _;
@@ -26,7 +25,7 @@ pub fn plan(spec: &Spec) -> String {
         prefix.push_str("   ");
         let mut rows = vec![format!("listens on   {}", place(&spec.head, machine, "a free port"))];
         match link.map(|link| &link.via) {
-            Some(via) if is_remote(via) => rows.push(format!("leads to     {}", hop(via))),
+            Some(via) if via.is_remote() => rows.push(format!("leads to     {}", hop(via))),
             _ => rows.push(format!("connects to  {}", place(&spec.tail, machine, "the port of the head"))),
         }
         if spec.trigger {

@@ -1,6 +1,5 @@
 //! A [`Spec`] as the words that mean it: `parse(print(spec))` is `spec` again, except for its options.
 
-use super::grammar::is_remote;
 use super::lex::Word;
 use crate::model::{End, Options, Place, Spec, Url, Via};
 
@@ -27,7 +26,7 @@ pub fn print(spec: &Spec) -> Vec<String> {
                 }
                 place(&mut out, &spec.tail.place, &Place::Host);
             }
-            Some((via, _)) if is_remote(via) || *via == Via::Chain => {}
+            Some((via, _)) if via.is_remote() || *via == Via::Chain => {}
             _ => {
                 if !spec.trigger {
                     put(&mut out, Word::Tail);

@@ -82,9 +82,7 @@ impl Engine {
     pub async fn resolve(&self, name: &str) -> Result<Container, DockerError> {
         // The name becomes a part of the path of the request, and the client library does not quote it.
         let name = name.strip_prefix('/').unwrap_or(name);
-        let valid = name.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
-        if !valid {
+        if !crate::model::is_container(name) {
             return Err(DockerError::BadName { name: name.to_owned() });
         }
         let attempt = format!("looking up container {name:?}");

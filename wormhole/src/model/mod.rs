@@ -12,9 +12,10 @@ mod view;
 pub use control::{Control, ControlFuture};
 pub use failure::{Failure, FailureKind};
 pub use run::{Health, Mount, MountKind, RunError, RunSpec};
+pub(crate) use spec::is_segment_id;
 pub use spec::{End, Link, Mode, Options, Place, SegmentId, Spec, Via};
-pub(crate) use url::is_container;
 pub use url::{Host, NsRef, Proto, Url, UrlError};
+pub(crate) use url::{is_container, is_host_name};
 pub use view::{
     BuildInfo, Bytes, ConnectionView, Connections, CreateReply, CreateRequest, DockerView, LimitsView, PingReply, PingRequest,
     SegmentView, State, StatusView,

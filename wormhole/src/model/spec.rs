@@ -155,6 +155,20 @@ pub struct Options {
     pub idle_stop_ms: Option<u64>,
 }
 
+/// True for the syntax of a [`SegmentId`].
+pub(crate) fn is_segment_id(text: &str) -> bool {
+    text.len() <= 63
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+impl Via {
+    /// True when the next segment lives on another machine.
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Remote { .. } | Self::Tunnel { .. } | Self::Udptunnel { .. })
+    }
+}
+
 impl End {
     /// The end that every part of an URL changes: tcp, the daemon's own namespace, 127.0.0.1, port 0.
     pub fn local() -> Self {

@@ -121,7 +121,7 @@ impl FromStr for Host {
         if let Ok(ip) = text.parse() {
             return Ok(Self::Ip(ip));
         }
-        if text.is_empty() || text.len() > 253 || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+        if !is_host_name(text) {
             return Err(format!("`{text}` is neither an address nor a host name"));
         }
         Ok(Self::Name(text.to_owned()))
@@ -372,6 +372,11 @@ fn plain_host(text: &str, at: usize) -> Result<Host, UrlError> {
 /// Decimal digits and nothing else: `FromStr` of the standard library would take a `+` too.
 fn number<T: FromStr>(text: &str) -> Option<T> {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+/// True for what may be asked of a resolver.
+pub(crate) fn is_host_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 253 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
 /// True for what the engine accepts as a name, which includes every id.
