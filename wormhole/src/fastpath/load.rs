@@ -13,7 +13,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use wormhole_common::MAX_SLOTS;
 
 /// Why there is no fast path.
@@ -179,6 +179,7 @@ impl Fastpath {
                 pairs: Mutex::default(),
                 heads_of: Mutex::new(HashMap::new()),
                 totals: Totals::default(),
+                tried: OnceLock::new(),
                 programs: Programs { events: Mutex::new(events(&mut ebpf)?), blind, _ebpf: ebpf },
             }
         };

@@ -27,6 +27,8 @@ pub struct Relays {
     pub datagrams: UdpEngine,
     /// The programs in the kernel, where there are any.
     pub fastpath: Option<Arc<Fastpath>>,
+    /// Whether `--fastpath auto` may use them on this kernel.
+    pub auto: bool,
 }
 
 /// What all segments need.
