@@ -28,8 +28,10 @@ const PASS: u32 = 1;
 /// How long a sender waits for the relay or for the reader, in nanoseconds: a few times what it takes them to move a
 /// message of the usual size, and less than what it costs to go by TCP and to come back.
 const WAIT_NS: u64 = 100_000;
-/// So often it asks at most: the verifier wants an end.
-const WAIT_ROUNDS: u32 = 4096;
+/// So often it asks at most: the verifier follows every round, and gives up after 8192 branches.
+const WAIT_ROUNDS: u32 = 512;
+/// Looks at the clock in a round; they are the pause between two questions.
+const WAIT_PAUSE: u32 = 6;
 
 #[sk_msg]
 pub fn wh_msg(ctx: SkMsgContext) -> u32 {
@@ -131,7 +133,11 @@ fn wait_until(mut done: impl FnMut() -> bool) -> bool {
         if done() {
             return true;
         }
-        if now() > end {
+        let mut at = 0;
+        for _ in 0..WAIT_PAUSE {
+            at = now();
+        }
+        if at > end {
             return false;
         }
     }
