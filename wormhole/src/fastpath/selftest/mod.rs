@@ -59,6 +59,7 @@ const QUESTIONS: &[Question] = &[
     needed("ulp", options::ulp),
     asked("zerocopy", options::zerocopy),
     asked("splice", data::splice),
+    needed("recv-after-shutdown", ends::recv_after_shutdown),
     asked("recv-shutdown", ends::recv_shutdown),
     asked("waitall", data::waitall),
     asked("rcvlowat", options::rcvlowat),
@@ -134,7 +135,7 @@ mod tests {
         names.sort_unstable();
         let count = names.len();
         names.dedup();
-        assert_eq!((names.len(), count), (15, 15));
+        assert_eq!((names.len(), count), (16, 16));
         assert!(QUESTIONS.iter().any(|question| question.name == verdict::FIONREAD));
     }
 }
