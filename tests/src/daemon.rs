@@ -118,6 +118,14 @@ impl Setup {
         self
     }
 
+    /// Without these capabilities, named as setpriv(1) does: `bpf`, `sys_admin`, …
+    #[must_use]
+    pub fn without_caps(mut self, names: &[&str]) -> Self {
+        let set = names.iter().map(|name| format!("-{name}")).collect::<Vec<_>>().join(",");
+        self.wrap(run::command("setpriv", [&format!("--bounding-set={set}"), "--"]));
+        self
+    }
+
     /// Puts `outer` in front of what is run.
     fn wrap(&mut self, mut outer: Command) {
         outer.arg(self.command.get_program()).args(self.command.get_args());
