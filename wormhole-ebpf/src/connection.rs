@@ -4,9 +4,7 @@
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
 use crate::kernel::{LOWAT, backlog, executable, is_closing};
-use crate::maps::{
-    WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, slot,
-};
+use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, slot};
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
@@ -284,19 +282,35 @@ fn is_ipv4(addr: &[u32; 4]) -> bool {
     addr[0] == 0 && addr[1] == 0 && addr[2] == MAPPED
 }
 
+/// Reads a field of the context. Every field is read whatever the family is: the verifier takes no load whose offset was
+/// chosen at run time, and that is what the compiler makes of two loads in two branches.
+macro_rules! field {
+    ($ctx:ident.$name:ident) => {
+        // SAFETY: the context is the kernel's.
+        unsafe { ptr::read_volatile(&raw const (*$ctx.ops).$name) }
+    };
+    ($ctx:ident.$name:ident[4]) => {{
+        // SAFETY: the context is the kernel's. Word by word, as the kernel translates them.
+        let word = |index: usize| unsafe { ptr::read_volatile((&raw const (*$ctx.ops).$name).cast::<u32>().add(index)) };
+        [word(0), word(1), word(2), word(3)]
+    }};
+}
+
+const AF_INET: u32 = 2;
+
 #[inline(always)]
 fn local(ctx: &SockOpsContext) -> ([u32; 4], u16) {
-    const AF_INET: u32 = 2;
-    let addr = if ctx.family() == AF_INET { [0, 0, MAPPED, ctx.local_ip4()] } else { ctx.local_ip6() };
-    (addr, ctx.local_port() as u16)
+    let (v4, v6) = (field!(ctx.local_ip4), field!(ctx.local_ip6[4]));
+    let (family, port) = (field!(ctx.family), field!(ctx.local_port));
+    (if family == AF_INET { [0, 0, MAPPED, v4] } else { v6 }, port as u16)
 }
 
 #[inline(always)]
 fn remote(ctx: &SockOpsContext) -> ([u32; 4], u16) {
-    const AF_INET: u32 = 2;
-    let addr = if ctx.family() == AF_INET { [0, 0, MAPPED, ctx.remote_ip4()] } else { ctx.remote_ip6() };
-    // Network order in the upper or lower half, by the kernel's convention: u32 that holds a be16.
-    (addr, (u32::from_be(ctx.remote_port()) & 0xffff) as u16)
+    let (v4, v6) = (field!(ctx.remote_ip4), field!(ctx.remote_ip6[4]));
+    let (family, port) = (field!(ctx.family), field!(ctx.remote_port));
+    // In network order, in the upper half.
+    (if family == AF_INET { [0, 0, MAPPED, v4] } else { v6 }, u32::from_be(port) as u16)
 }
 
 #[inline(always)]
