@@ -18,8 +18,9 @@ use crate::maps::{WH_SOCKS, count, member, slot};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
-use aya_ebpf::macros::{raw_tracepoint, sk_msg};
-use aya_ebpf::programs::{RawTracePointContext, SkMsgContext};
+use aya_ebpf::macros::sk_msg;
+use aya_ebpf::programs::SkMsgContext;
+use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{Count, LEFT, Member, Role, SlotSide, socket_key};
 
@@ -132,15 +133,20 @@ fn inject(ctx: &SkMsgContext, me: &Member, peer: &mut SlotSide) -> u32 {
 }
 
 /// Tells wormholed how much waits in front of an application, before it puts more there. Never attached, only run
-/// (`BPF_PROG_TEST_RUN`, Linux 5.10); the answer is its return value.
-#[raw_tracepoint]
-pub fn wh_backlog(ctx: RawTracePointContext) -> i32 {
+/// (`BPF_PROG_TEST_RUN`, Linux 5.10); the answer is its return value. Not by aya's `#[raw_tracepoint]`, whose programs
+/// always return 0.
+///
+/// # Safety
+/// The context is three words: slot, generation, role. The verifier checks that no more is read.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub unsafe extern "C" fn wh_backlog(ctx: *mut c_void) -> u32 {
     // SAFETY: the context is the words that wormholed handed in.
-    let word = |index: usize| unsafe { *ctx.as_ptr().cast::<u64>().add(index) } as u32;
+    let word = |index: usize| unsafe { *ctx.cast::<u64>().add(index) } as u32;
     let (index, generation, role) = (word(0), word(1), word(2));
     let Some(slot) = slot(index) else { return 0 };
     let [client, server] = &slot.sides;
     let side = if role == Role::Client as u32 { client } else { server };
     // One that is gone takes nothing; whoever sends learns that from TCP.
-    if side.generation != generation || side.enrolled == 0 { 0 } else { backlog(side.sock).min(i32::MAX as u64) as i32 }
+    if side.generation != generation || side.enrolled == 0 { 0 } else { backlog(side.sock).min(u32::MAX.into()) as u32 }
 }
