@@ -232,6 +232,8 @@ fn closed_with_much_unread_data(lane: &Lane) {
 fn half_closed_and_then_closed_with_unread_data(lane: &Lane) {
     for swap in [false, true] {
         let (mut near, far) = ends(lane, swap);
+        near.write_all(b"word").unwrap();
+        (&far).read_exact(&mut [0; 4]).unwrap();
         far.end().unwrap();
         assert_eq!(drain(&mut near), (vec![], End::Eof), "swap: {swap}");
         near.write_all(b"never read").unwrap();
