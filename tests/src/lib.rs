@@ -18,10 +18,12 @@
 //! | [`raw`] | socket options that no crate has |
 //! | [`traffic`] | sockets in other namespaces, servers, bytes that can be told from each other |
 //! | [`talk`] | random conversations in which every byte is checked |
+//! | [`crowd`] | many of them at once |
 //! | [`wait`] | waiting for conditions, never for time |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says by panicking that a test failed
 
 pub mod boxed;
+pub mod crowd;
 pub mod daemon;
 pub mod docker;
 pub mod engine;
