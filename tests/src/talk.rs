@@ -109,8 +109,8 @@ impl Plan {
 
 type Said = Result<(), String>;
 
-/// Reads, and reads again where the kernel broke a read off before its time: on the fast path another thread of the
-/// reader's own program does that when it shuts the socket or waits for room to write, and so does a reset.
+/// Reads, and reads again where the kernel broke a read off before its time: on the fast path whatever wakes a reader
+/// without data for it does that, such as a reset, or the other side's word that it has seen the end of what was sent.
 struct Again<'a, S>(&'a mut S);
 
 impl<S: Stream> Read for Again<'_, S> {
@@ -142,7 +142,7 @@ pub fn client<S: Stream>(mut stream: S, plan: &Plan) -> Said {
 pub fn server<S: Stream>(mut stream: S, plan: impl Fn(u64) -> Plan) -> Said {
     stream.patience(PATIENCE).map_err(|e| e.to_string())?;
     let mut number = [0; 8];
-    stream.read_exact(&mut number).map_err(|e| format!("server: no number: {e}"))?;
+    Again(&mut stream).read_exact(&mut number).map_err(|e| format!("server: no number: {e}"))?;
     let plan = &plan(u64::from_be_bytes(number));
     end(&mut stream, plan, 1, plan.to_client, plan.to_server).map_err(|e| format!("server {} ({:?}): {e}", plan.number, plan.kind))
 }
@@ -156,9 +156,9 @@ fn end<S: Stream>(stream: &mut S, plan: &Plan, side: u64, out: &[u8], back: &[u8
             if (plan.kind == Kind::ClientFirst) == (side == 0) {
                 send(stream, out, &mut random)?;
                 stream.end().map_err(|e| format!("cannot end: {e}"))?;
-                return receive(stream, back, &mut random);
+                return receive(&mut Again(stream), back, &mut random);
             }
-            receive(stream, back, &mut random)?;
+            receive(&mut Again(stream), back, &mut random)?;
             send(stream, out, &mut random)?;
             stream.end().map_err(|e| format!("cannot end: {e}"))
         }
@@ -172,11 +172,15 @@ fn end<S: Stream>(stream: &mut S, plan: &Plan, side: u64, out: &[u8], back: &[u8
 
 /// Sends all of it in pieces of random sizes, with pauses.
 fn send(stream: &mut impl Stream, data: &[u8], random: &mut Random) -> Said {
+    pieces(stream, data, random).map_err(|e| format!("not all of {} bytes sent: {e}", data.len()))
+}
+
+fn pieces(stream: &mut impl Stream, data: &[u8], random: &mut Random) -> io::Result<()> {
     let mut rest = data;
     while !rest.is_empty() {
         let piece = random.size(rest.len() as u64).clamp(1, rest.len());
         let (now, later) = rest.split_at(piece);
-        stream.write_all(now).map_err(|e| format!("{} of {} bytes not sent: {e}", rest.len(), data.len()))?;
+        stream.write_all(now)?;
         rest = later;
         if random.one_in(8) {
             thread::sleep(Duration::from_millis(random.below(8)));
@@ -242,7 +246,7 @@ fn turns<S: Stream>(stream: &mut S, plan: &Plan, side: u64, mut out: &[u8], mut 
         if side == 0 {
             stream.write_all(now).map_err(|e| format!("question, {} left: {e}", out.len()))?;
         }
-        stream.read_exact(&mut got).map_err(|e| format!("{} more expected: {e}", back.len()))?;
+        Again(stream).read_exact(&mut got).map_err(|e| format!("{} more expected: {e}", back.len()))?;
         if got != expected {
             return Err(format!("wrong bytes, {} before the end", back.len()));
         }
@@ -251,7 +255,7 @@ fn turns<S: Stream>(stream: &mut S, plan: &Plan, side: u64, mut out: &[u8], mut 
         }
     }
     stream.end().map_err(|e| format!("cannot end: {e}"))?;
-    receive(stream, &[], &mut cuts)
+    receive(&mut Again(stream), &[], &mut cuts)
 }
 
 fn threads<S: Stream>(stream: &mut S, plan: &Plan, side: u64) -> Said {
@@ -321,22 +325,22 @@ fn shut_while_reading<S: Stream>(stream: &mut S, out: &[u8], back: &[u8], random
 fn unread<S: Stream>(stream: &mut S, side: u64, out: &[u8], random: &mut Random) -> Said {
     if side == 0 {
         // At least this is never read.
-        let sent = stream.write_all(b"never read").map_err(|e| e.to_string()).and_then(|()| send(stream, out, random));
+        let reset = |kind| matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+        let sent = stream.write_all(b"never read").and_then(|()| pieces(stream, out, random));
         let end = receive_some(&mut Again(stream), &[], random)?;
-        return match (sent, end) {
-            (_, (_, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))) => Ok(()),
-            (sent, end) => Err(format!("no reset but {end:?}; sent: {sent:?}")),
-        };
+        // Whoever is told first has taken the error away from the other one.
+        let told = sent.as_ref().is_err_and(|e| reset(e.kind())) || end.1.is_some_and(reset);
+        return if told { Ok(()) } else { Err(format!("no reset but {end:?}; sent: {sent:?}")) };
     }
     // One byte is read, so that the other nine are there.
-    stream.read_exact(&mut [0]).map_err(|e| format!("nothing to leave unread: {e}"))
+    Again(stream).read_exact(&mut [0]).map_err(|e| format!("nothing to leave unread: {e}"))
 }
 
 /// One of the two is gone in the middle; which one follows from the number.
 fn vanish<S: Stream>(stream: &mut S, plan: &Plan, side: u64, out: &[u8], back: &[u8], random: &mut Random) -> Said {
     // The other one has to be there, or nobody would see it.
     let mut there = [0];
-    let met = if side == 0 { stream.read_exact(&mut there) } else { stream.write_all(&there) };
+    let met = if side == 0 { Again(stream).read_exact(&mut there) } else { stream.write_all(&there) };
     met.map_err(|e| format!("did not meet: {e}"))?;
     if plan.number % 2 == side {
         let some = usize::try_from(random.below(out.len() as u64 + 1)).unwrap_or(0);

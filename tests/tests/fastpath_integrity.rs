@@ -64,6 +64,7 @@ fn over(crowd: &Crowd, lengths: &[usize]) {
         .collect();
     let doors: Vec<Door> = chains.iter().map(|chain| Door::Tcp(room.ns(), chain.made.addr())).collect();
     crowd.run(&doors, AT_ONCE);
+    crowd.check();
     let mut bytes = (0, 0);
     for (index, chain) in chains.iter().enumerate() {
         let numbers = (index as u64..crowd.count).step_by(chains.len());
@@ -81,7 +82,6 @@ fn over(crowd: &Crowd, lengths: &[usize]) {
         }
     }
     println!("{} MB, {} % of it direct", bytes.0 / 1_000_000, bytes.1 * 100 / bytes.0.max(1));
-    crowd.check();
     fast::wait_no_pair(&room);
     fast::wait_empty(&room);
 }
@@ -106,6 +106,18 @@ fn random_conversations_over_chains() {
 fn every_byte_is_counted_by_every_segment() {
     require!(Box);
     over(&Crowd::new(count(200), CLEAN, LARGEST), &[1, 2, 5]);
+}
+
+/// That the conversations ask no more than TCP gives: the same without a proxy.
+#[test]
+fn the_same_conversations_without_a_proxy() {
+    require!(Box);
+    let (crowd, place) = (Crowd::new(count(300), ALL, LARGEST), Netns::create("d").unwrap());
+    let listener = listen(&place.ns(), "127.0.0.1:700");
+    let door = Door::Tcp(place.ns(), listener.local_addr().unwrap());
+    crowd.serve(listener);
+    crowd.run(&[door], AT_ONCE);
+    crowd.check();
 }
 
 /// Whole messages from several threads, which redirected sends must not tear apart.
