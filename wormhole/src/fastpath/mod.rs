@@ -14,6 +14,7 @@ mod embedded;
 mod events;
 mod heads;
 mod load;
+mod owners;
 mod pair;
 mod slots;
 mod sys;
@@ -22,6 +23,7 @@ mod why;
 pub use embedded::{Embedded, EmbeddedError, inspect_embedded};
 pub use heads::{Gate, HeadGuard};
 pub use load::{LoadError, Tuning};
+pub use owners::{Owners, Server};
 pub use pair::{Link, Pair};
 pub use why::Why;
 
