@@ -1,8 +1,11 @@
-//! Network namespaces: open, compare, enter, create sockets inside. The only room that calls `setns`.
+//! Network namespaces: open, compare, enter, create sockets inside. The only room that calls `setns` and
+//! `unshare`.
 
 mod root;
+mod scratch;
 
 pub use root::{Held, Root};
+pub use scratch::scratch;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -49,6 +52,14 @@ pub enum NetnsError {
     Socket {
         /// The namespace.
         id: NamespaceId,
+        /// The kernel's answer.
+        source: rustix::io::Errno,
+    },
+    /// A namespace to try something in could not be had.
+    #[error("a namespace to try things in: cannot {step}: {source} (wormholed needs CAP_SYS_ADMIN and CAP_NET_ADMIN for this)")]
+    Scratch {
+        /// What was to be done.
+        step: &'static str,
         /// The kernel's answer.
         source: rustix::io::Errno,
     },

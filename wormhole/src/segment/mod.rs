@@ -29,6 +29,8 @@ pub struct Relays {
     pub fastpath: Option<Arc<Fastpath>>,
     /// Who listens at the tails, for them.
     pub owners: Option<Arc<Owners>>,
+    /// Whether `--fastpath auto` may use them on this kernel.
+    pub auto: bool,
 }
 
 /// What all segments need.
