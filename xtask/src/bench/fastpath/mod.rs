@@ -32,11 +32,12 @@ use wormhole_tests::engine::Engine;
 use wormhole_tests::images::{self, Image};
 
 /// What a reader must know.
-const NOTES: &str = "\
-  round trips: 1 byte; on one cpu client, server and proxy are pinned to it, on two the server is on the first, the client on the second\n  \
-  streams and real servers: the server on the first cpu, the client on the second, a proxy free; connections: nothing is pinned\n  \
-  streams by size begin when the server has spoken; \"directly after connect\" begins before anything in between can be ready\n  \
-  CPU: client, server and proxy together; what the kernel does for loopback it does in their time\n";
+const NOTES: [&str; 4] = [
+    "round trips: 1 byte; on one cpu client, server and proxy are pinned to it, on two the server is on the first, the client on the second",
+    "streams and real servers: the server on the first cpu, the client on the second, a proxy free; connections: nothing is pinned",
+    "streams by size begin when the server has spoken; \"directly after connect\" begins before anything in between can be ready",
+    "CPU: client, server and proxy together; what the kernel does for loopback it does in their time",
+];
 
 /// Runs the suite, in a box.
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -110,7 +111,8 @@ fn inside(args: &Args, choice: &Choice, paths: &Paths) -> Result<ExitCode> {
     if let Some(Ok(engine)) = engine {
         engine.stop().context("stop the Docker engine")?;
     }
-    let end = format!("{NOTES}\n{}", targets::render(&outcomes));
+    let notes = NOTES.map(|note| format!("  {note}\n")).concat();
+    let end = format!("{notes}\n{}", targets::render(&outcomes));
     println!("{end}");
     text.push_str(&end);
     write(&paths.out, &text, &parts, &outcomes)?;
