@@ -151,7 +151,7 @@ pub fn status(view: &StatusView, look: Look) -> String {
         ("client", env!("CARGO_PKG_VERSION").to_owned()),
         ("daemon", format!("{} (pid {}, up {})", view.build.version, view.pid, seconds(view.uptime_s))),
         ("ebpf", view.build.ebpf.clone().unwrap_or_else(|| "none in this build".to_owned())),
-        ("fast path", view.fastpath.clone()),
+        ("fast path", view.fastpath.summary.clone()),
         ("kernel", view.kernel.clone()),
         ("docker", docker),
         ("segments", view.segments.to_string()),
