@@ -72,7 +72,9 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     // The verifier's whole log is for the log file.
-    if std::env::var_os("WH_VERIFIER").is_some() { return text; }
+    if std::env::var_os("WH_VERIFIER").is_some() {
+        return text;
+    }
     text.chars().take(400).collect()
 }
 
@@ -137,7 +139,11 @@ impl Fastpath {
         let offsets = Offsets::of_kernel()?;
         let max = tuning.max_pairs.clamp(1, MAX_SLOTS / 4);
         let mut loader = EbpfLoader::new();
-        loader.verifier_log_level(if std::env::var_os("WH_VERIFIER").is_some() { VerifierLogLevel::VERBOSE } else { VerifierLogLevel::DISABLE });
+        loader.verifier_log_level(if std::env::var_os("WH_VERIFIER").is_some() {
+            VerifierLogLevel::VERBOSE
+        } else {
+            VerifierLogLevel::DISABLE
+        });
         for (name, offset) in &offsets.0 {
             loader.override_global(name, offset, true);
         }

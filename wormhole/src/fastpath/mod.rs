@@ -34,8 +34,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use sys::Table;
-pub use wormhole_common::{Count, Refusal, Role};
 use wormhole_common::{COUNTS, ExeName, HeadAddr, HeadPort, Member, Token, Tuple};
+pub use wormhole_common::{Count, Refusal, Role};
 use wormhole_common::{TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED};
 
 /// The loaded programs and their maps. When the last clone of the `Arc` goes, everything is detached and freed.
@@ -135,7 +135,9 @@ impl Fastpath {
         let live = self.live();
         let sum = |ended: &[AtomicU64; 2], of: &dyn Fn(&Pair) -> Bytes| {
             let start = Bytes { to_tail: ended[0].load(Relaxed), to_head: ended[1].load(Relaxed) };
-            live.iter().map(|pair| of(pair)).fold(start, |a, b| Bytes { to_tail: a.to_tail + b.to_tail, to_head: a.to_head + b.to_head })
+            live.iter()
+                .map(|pair| of(pair))
+                .fold(start, |a, b| Bytes { to_tail: a.to_tail + b.to_tail, to_head: a.to_head + b.to_head })
         };
         let mut counts = [0; COUNTS as usize];
         for (key, count) in (0..).zip(&mut counts) {

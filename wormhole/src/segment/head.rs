@@ -56,7 +56,14 @@ impl Head {
     ) -> Result<Self, SegmentError> {
         let url = Url::from(end).to_string();
         let bind = |source| SegmentError::Bind { url: url.clone(), source };
-        let mut head = Self { relays: Arc::clone(relays), bound: None, namespace: site.namespace.id(), addr: None, file: None, _enrols: None };
+        let mut head = Self {
+            relays: Arc::clone(relays),
+            bound: None,
+            namespace: site.namespace.id(),
+            addr: None,
+            file: None,
+            _enrols: None,
+        };
         if end.proto == Proto::Unix {
             let (fd, file) = bind_unix(site, end, &url)?;
             head.file = Some(file);

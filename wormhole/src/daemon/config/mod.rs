@@ -36,7 +36,8 @@ pub const DEFAULT_PAIRS: u32 = 65_536;
 const MAX_PAIRS: u64 = 4_194_304;
 
 /// Executables that are known to read sockets by splice(2), which does not see redirected bytes.
-pub const SPLICING: &[&str] = &["haproxy", "docker-proxy", "rootlesskit", "systemd-socket-proxyd", "traefik", "sniproxy", "wormholed"];
+pub const SPLICING: &[&str] =
+    &["haproxy", "docker-proxy", "rootlesskit", "systemd-socket-proxyd", "traefik", "sniproxy", "wormholed"];
 
 /// Names of all settings, as they stand in the file. `--NAME` and `WORMHOLE_NAME` (upper case, `_`) are the same.
 pub const SETTINGS: &[&str] = &[

@@ -287,13 +287,7 @@ impl Pump {
     }
 
     /// Writes until all is written or the socket is full.
-    fn write(
-        &mut self,
-        dst: BorrowedFd<'_>,
-        dst_ready: &mut Ready,
-        lane: Option<Lane<'_>>,
-        data: &[u8],
-    ) -> Result<usize, Errno> {
+    fn write(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, lane: Option<Lane<'_>>, data: &[u8]) -> Result<usize, Errno> {
         if self.out == Out::Undecided {
             let injects = lane.is_some_and(|lane| lane.link.inject_into(lane.to, dst));
             self.out = if injects { Out::Inject } else { Out::Plain };
