@@ -151,14 +151,16 @@ pub struct Member {
     pub role: u32,
     /// One of the `MEMBER_` constants.
     pub state: u32,
-    /// Bytes that the program let through by TCP. Written under the socket's lock, before they are sent.
-    pub passed: u64,
     /// Address of the kernel's `tcp_sock`.
     pub sock: u64,
+    /// Its `write_seq` when it was enrolled: what was sent by TCP since then is counted from here, modulo 2^32.
+    pub base: u32,
     /// Redirected messages since the receiver's queue was last seen empty.
     pub burst: u32,
     /// For [`Role::ToServer`]: how many segments of a chain come before this one.
     pub hop: u32,
+    /// Zero.
+    pub pad: u32,
     /// The key of the token that the socket has left.
     pub tuple: Tuple,
 }
@@ -207,6 +209,9 @@ pub struct Slot {
     /// By [`Role::side`]: the client's, the server's.
     pub sides: [SlotSide; 2],
 }
+
+/// What `wh_backlog` is asked, as the words of a raw tracepoint's context: slot, generation, [`Role`].
+pub const BACKLOG_WORDS: usize = 3;
 
 /// What the program that saw a splice(2) on an enrolled socket tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! A stranger's connect costs one look-up (is there a head on that port in that namespace?), a stranger's accept another
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
-use crate::kernel::{LOWAT, backlog, executable, is_closing};
+use crate::kernel::{LOWAT, backlog, executable, is_closing, write_seq};
 use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, slot};
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
@@ -203,6 +203,7 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
         return false;
     }
     me.sock = sock;
+    me.base = write_seq(sock);
     me.state = MEMBER_ENROLLED;
     side.sock = sock;
     // Last: whoever sees this may use the rest.

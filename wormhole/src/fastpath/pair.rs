@@ -147,6 +147,15 @@ impl Link {
         kept && self.pair.fastpath.sockets.set(&key, fd.as_raw_fd().unsigned_abs()).is_ok()
     }
 
+    /// Bytes that may be put into the queue of the application in `role` now; 0: it is full, ask again.
+    pub fn room(&self, role: Role) -> u64 {
+        let Pair { slot, generation, .. } = *self.pair;
+        let words = [slot.into(), generation.into(), role as u64];
+        // It cannot fail for a program that is loaded; if it does, the kernel's own limits hold.
+        let waiting = self.pair.fastpath.backlog.ask(&words).unwrap_or_default();
+        self.pair.fastpath.inject_limit.saturating_sub(waiting.into())
+    }
+
     /// Publishes that `total` bytes have been put into the queue of the application in `role` so far.
     pub fn publish(&self, role: Role, total: u64) {
         let index = 1 - role.side();
