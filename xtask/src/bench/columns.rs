@@ -142,6 +142,9 @@ pub static FASTPATH: &[Column] = columns! {
     "size256k"     "sizes"   "stream, 256 KiB writes"           "GB/s"    Higher Number(2), Sized(256 << 10);
     "size1m"       "sizes"   "stream, 1 MiB writes"             "GB/s"    Higher Number(2), Sized(1 << 20);
     "size64k_cpu"  "sizes"   "CPU, 64 KiB writes"               "s/GB"    Lower  Number(2), Sized(64 << 10);
+    "share64"      "shares"  "socket to socket, 64 B writes"    "%"       Higher Number(0), Sized(64);
+    "share4k"      "shares"  "socket to socket, 4 KiB writes"   "%"       Higher Number(0), Sized(4 << 10);
+    "share64k"     "shares"  "socket to socket, 64 KiB writes"  "%"       Higher Number(0), Sized(64 << 10);
     "early64k"     "early"   "upload directly after connect"    "GB/s"    Higher Number(2), Early;
     "early_direct" "early"   "of it socket to socket"           "%"       Higher Number(0), Early;
     "conn1"        "conn"    "connections, 1 client"            "1/s"     Higher Number(0), Connects(1);
@@ -153,26 +156,40 @@ pub static FASTPATH: &[Column] = columns! {
     "mariadb"      "apps"    "MariaDB point selects"            "1/s"     Higher Number(0), Selects;
 };
 
-/// The columns that [`Measure::Sized`] fills: bytes of a write, speed, CPU time.
-static SIZES: &[(u32, &str, Option<&str>)] = &[
-    (64, "size64", None),
-    (256, "size256", None),
-    (1 << 10, "size1k", None),
-    (4 << 10, "size4k", None),
-    (16 << 10, "size16k", None),
-    (64 << 10, "size64k", Some("size64k_cpu")),
-    (256 << 10, "size256k", None),
-    (1 << 20, "size1m", None),
+/// Columns that a stream fills.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamColumns {
+    /// Bytes of a write.
+    pub size: u32,
+    pub speed: &'static str,
+    pub cpu: Option<&'static str>,
+    /// Of the bytes that went socket to socket.
+    pub share: Option<&'static str>,
+}
+
+#[rustfmt::skip]
+static SIZES: &[StreamColumns] = &[
+    StreamColumns { size: 64, speed: "size64", cpu: None, share: Some("share64") },
+    StreamColumns { size: 256, speed: "size256", cpu: None, share: None },
+    StreamColumns { size: 1 << 10, speed: "size1k", cpu: None, share: None },
+    StreamColumns { size: 4 << 10, speed: "size4k", cpu: None, share: Some("share4k") },
+    StreamColumns { size: 16 << 10, speed: "size16k", cpu: None, share: None },
+    StreamColumns { size: 64 << 10, speed: "size64k", cpu: Some("size64k_cpu"), share: Some("share64k") },
+    StreamColumns { size: 256 << 10, speed: "size256k", cpu: None, share: None },
+    StreamColumns { size: 1 << 20, speed: "size1m", cpu: None, share: None },
 ];
 
-/// Where speed and CPU time of a stream in writes of `size` bytes go.
-pub fn sized(size: u32) -> Option<(&'static str, Option<&'static str>)> {
-    SIZES.iter().find(|(bytes, ..)| *bytes == size).map(|(_, speed, cpu)| (*speed, *cpu))
+/// What [`Measure::Early`] fills.
+pub const EARLY: StreamColumns = StreamColumns { size: 64 << 10, speed: "early64k", cpu: None, share: Some("early_direct") };
+
+/// What [`Measure::Sized`] fills.
+pub fn sized(size: u32) -> Option<StreamColumns> {
+    SIZES.iter().copied().find(|columns| columns.size == size)
 }
 
 /// The column of the speed at each size, in bytes.
 pub fn speeds() -> impl Iterator<Item = (u32, &'static str)> {
-    SIZES.iter().map(|(bytes, speed, _)| (*bytes, *speed))
+    SIZES.iter().map(|columns| (columns.size, columns.speed))
 }
 
 /// The columns that `only` names, by id or group; when it names none, those that are in no group of `left_out`.
@@ -227,10 +244,10 @@ mod tests {
 
     #[test]
     fn every_size_has_its_columns() -> Result<()> {
-        for column in FASTPATH.iter().filter(|c| c.group == "sizes") {
+        for column in FASTPATH.iter().filter(|c| ["sizes", "shares"].contains(&c.group)) {
             let Sized(size) = column.measure else { bail!("{} is no size", column.id) };
-            let (speed, cpu) = sized(size).context("a size without columns")?;
-            assert!(column.id == speed || Some(column.id) == cpu);
+            let of = sized(size).context("a size without columns")?;
+            assert!(column.id == of.speed || [of.cpu, of.share].contains(&Some(column.id)));
         }
         assert!(speeds().all(|(_, id)| FASTPATH.iter().any(|c| c.id == id)));
         Ok(())

@@ -1,6 +1,6 @@
 //! Taking one measurement of one variant.
 
-use super::columns::{self, Measure};
+use super::columns::{self, Measure, StreamColumns};
 use super::launch::{Worker, get};
 use super::peers::{Peer, Running};
 use super::proc::{self, Group};
@@ -166,12 +166,16 @@ impl Bench {
                 if size == 4096 { vec![("stream4k", speed), ("cpu4k", cpu)] } else { vec![("stream64k", speed), ("cpu64k", cpu)] }
             }
             Measure::Sized(size) => {
+                let columns = columns::sized(size).context("no columns for this size")?;
                 let flow = Flow { size, seconds: effort.stream_seconds, greeted: true, pinned: true };
-                let (speed, cpu) = self.stream(variant, measure, &flow)?;
-                let (speed_id, cpu_id) = columns::sized(size).context("no column for this size")?;
-                cpu_id.map(|id| (id, cpu)).into_iter().chain([(speed_id, speed)]).collect()
+                self.shared_stream(variant, measure, &flow, columns)?
             }
-            Measure::Early => self.early(variant)?,
+            // An upload that begins directly after connect(), before anything in between can be ready.
+            Measure::Early => {
+                let columns = columns::EARLY;
+                let flow = Flow { size: columns.size, seconds: effort.early_seconds, greeted: false, pinned: true };
+                self.shared_stream(variant, measure, &flow, columns)?
+            }
             Measure::Connects(clients) => {
                 let server = self.server(variant, "echo", None)?;
                 let _profile = profile::start(self, variant, measure);
@@ -266,15 +270,15 @@ impl Bench {
         Ok((gigabytes / get(&server, "seconds")?, cpu / gigabytes))
     }
 
-    /// An upload that begins directly after connect(), and how much of it went past the daemon.
-    fn early(&self, variant: &Variant) -> Result<Values> {
-        let flow = Flow { size: 65_536, seconds: self.effort.early_seconds, greeted: false, pinned: true };
+    /// A stream, and how much of it went past the daemon.
+    fn shared_stream(&self, variant: &Variant, measure: Measure, flow: &Flow, columns: StreamColumns) -> Result<Values> {
         let segment = variant.running.segment.as_ref();
         let before = segment.map(Segment::settled).transpose()?;
-        let (speed, _) = self.stream(variant, Measure::Early, &flow)?;
-        let mut values = vec![("early64k", speed)];
-        if let (Some(segment), Some(before)) = (segment, before) {
-            values.push(("early_direct", 100.0 * segment.settled()?.direct_share_since(&before)));
+        let (speed, cpu) = self.stream(variant, measure, flow)?;
+        let mut values = vec![(columns.speed, speed)];
+        values.extend(columns.cpu.map(|id| (id, cpu)));
+        if let (Some(segment), Some(before), Some(id)) = (segment, before, columns.share) {
+            values.push((id, 100.0 * segment.settled()?.direct_share_since(&before)));
         }
         Ok(values)
     }

@@ -70,6 +70,7 @@ impl Setting {
         match self {
             Self::Unrelated => ["conn1", "size64k"].contains(&column.id),
             Self::Into if column.group == columns::APPS => false,
+            // The share of bytes is told beside the speed, and costs nothing.
             _ => all_sizes || column.group != "sizes" || few.contains(&column.id),
         }
     }
