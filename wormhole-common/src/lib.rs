@@ -198,9 +198,14 @@ pub struct SlotSide {
     pub injected: u64,
     /// How many segments of a chain come before the last one. Program; only in the server's side.
     pub hops: u32,
-    /// Zero.
-    pub pad: u32,
+    /// While the relay moves bytes of this side into the other's queue: the cpu it runs on, plus 1. Userspace.
+    pub mover: u32,
+    /// Messages that were, or are about to be, put into this side's queue; or [`LEFT`]. Programs, atomically.
+    pub queued: u64,
 }
+
+/// In [`SlotSide::queued`]: the socket has left the map, and nothing may be put into its queue.
+pub const LEFT: u64 = 1 << 63;
 
 /// A connection whose ends are both on this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -280,6 +285,7 @@ mod tests {
 
     #[test]
     fn keys_have_no_hidden_padding() {
+        assert_eq!(size_of::<SlotSide>(), 64);
         assert_eq!(size_of::<Tuple>(), 8 + 16 + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<HeadAddr>(), 8 + 4 + 4 + 16);
         assert_eq!(size_of::<Slot>(), 128);

@@ -93,7 +93,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 16 << 10 }
+        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 4 << 10 }
     }
 }
 

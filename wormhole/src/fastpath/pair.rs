@@ -156,6 +156,14 @@ impl Link {
         self.pair.fastpath.inject_limit.saturating_sub(waiting.into())
     }
 
+    /// Says that bytes for the application in `role` are being moved on this cpu from now on, or are not: their sender
+    /// waits for a moment while they are.
+    pub fn moves(&self, role: Role, moving: bool) {
+        if let Some(sender) = self.pair.fastpath.slots.side(self.pair.slot, 1 - role.side()) {
+            sender.set_mover(moving.then(rustix::thread::sched_getcpu));
+        }
+    }
+
     /// Publishes that `total` bytes have been put into the queue of the application in `role` so far.
     pub fn publish(&self, role: Role, total: u64) {
         let index = 1 - role.side();

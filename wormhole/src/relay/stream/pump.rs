@@ -166,7 +166,14 @@ impl Pump {
         tools: &mut Tools,
     ) -> (Turn, usize) {
         let before = self.bytes;
+        let moves = lane.filter(|_| self.out == Out::Inject && src_ready.readable);
+        if let Some(lane) = moves {
+            lane.link.moves(lane.to, true);
+        }
         let turn = self.run((src, src_ready), (dst, dst_ready), lane, tools);
+        if let Some(lane) = moves {
+            lane.link.moves(lane.to, false);
+        }
         (turn, usize::try_from(self.bytes - before).unwrap_or(usize::MAX))
     }
 
