@@ -9,7 +9,7 @@ use std::path::Path;
 
 const SIZE: (u32, u32) = (1180, 460);
 
-/// A variant's line: size in bytes and value.
+/// A variant's line: the binary logarithm of the size in bytes, and the value.
 type Line = Vec<(f64, f64)>;
 
 /// Writes the plot, if at least two sizes were measured.
@@ -25,7 +25,7 @@ pub fn write(results: &Results, path: &Path) -> Result<bool> {
 
 fn line(results: &Results, name: &str) -> Line {
     let value = |id| results.cell(id, name).and_then(|cell| cell.median);
-    columns::speeds().filter_map(|(size, id)| Some((f64::from(size), value(id)?))).collect()
+    columns::speeds().filter_map(|(size, id)| Some((f64::from(size).log2(), value(id)?))).collect()
 }
 
 type Failure<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
@@ -46,7 +46,7 @@ fn draw<'a>(results: &Results, lines: &[(&str, Line)], path: &'a Path) -> Result
     root.present()
 }
 
-/// Both axes logarithmic: a factor is the same distance everywhere.
+/// Both axes are logarithmic: a factor is the same distance everywhere.
 fn panel<'a>(
     area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>,
     unit: &str,
@@ -61,9 +61,16 @@ fn panel<'a>(
         .margin(10)
         .x_label_area_size(36)
         .y_label_area_size(56)
-        .build_cartesian_2d((48.0..1.4e6_f64).log_scale(), (low * 0.8..high * 1.25).log_scale())?;
-    let label = |size: &f64| size_text(*size);
-    chart.configure_mesh().x_desc("bytes of a write").y_desc(unit).x_label_formatter(&label).draw()?;
+        .build_cartesian_2d(5.6..20.4, (low * 0.8..high * 1.25).log_scale())?;
+    let label = |log: &f64| size_text(log.exp2());
+    chart
+        .configure_mesh()
+        .x_labels(8)
+        .disable_x_mesh()
+        .x_desc("bytes of a write")
+        .y_desc(unit)
+        .x_label_formatter(&label)
+        .draw()?;
     for (name, line) in lines {
         let style = colour(name).stroke_width(if *name == WORMHOLE { 3 } else { 2 });
         chart
@@ -90,5 +97,34 @@ fn colour(name: &str) -> RGBColor {
         DIRECT => RGBColor(0x33, 0x33, 0x33),
         UNIX_PAIR => RGBColor(0x8e, 0x6b, 0xa8),
         _ => RGBColor(0x4f, 0x88, 0xb8),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::results::{Cell, tests::sample};
+
+    #[test]
+    fn a_line_for_each_variant_with_two_sizes() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("s.svg");
+        let (mut results, _) = sample()?;
+        assert!(!write(&results, &path)?);
+        for (column, values) in [("size64", [0.02, 0.03]), ("size64k", [3.0, 4.5])] {
+            for (name, value) in [DIRECT, WORMHOLE].into_iter().zip(values) {
+                results.cells.push(Cell::new(column, name, vec![value], None));
+            }
+        }
+        assert!(write(&results, &path)?);
+        let text = std::fs::read_to_string(path)?;
+        assert!(["<svg", "wormhole", "64 KiB", "times direct"].iter().all(|part| text.contains(part)), "{text}");
+        assert!(!text.contains("haproxy"));
+        Ok(())
+    }
+
+    #[test]
+    fn sizes_as_people_write_them() {
+        assert_eq!([64.0, 4096.0, 1_048_576.0].map(size_text), ["64", "4 KiB", "1 MiB"]);
     }
 }
