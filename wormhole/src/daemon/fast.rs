@@ -1,18 +1,24 @@
 //! The fast path as the daemon sees it: loaded or not, why, and what it has done.
 
 use super::Settings;
-use crate::fastpath::{Count, Fastpath, Tuning};
-use crate::model::{FastpathView, Mode, PairsView};
+use crate::fastpath::{Count, Fastpath, SelfTest, Tuning, self_test};
+use crate::model::{FastpathView, Mode, PairsView, ProbeView};
 use std::sync::Arc;
 
 /// What came of loading the programs.
 pub(super) struct Fast {
     mode: Mode,
-    loaded: Result<Arc<Fastpath>, String>,
+    loaded: Result<Loaded, String>,
+}
+
+/// The programs, and what they are good for on this kernel.
+struct Loaded {
+    fastpath: Arc<Fastpath>,
+    tested: SelfTest,
 }
 
 impl Fast {
-    /// Loads the programs unless they are off.
+    /// Loads the programs unless they are off, and tries them.
     pub(super) fn start(settings: &Settings) -> Self {
         let mode = settings.defaults.fastpath;
         let loaded = match mode {
@@ -20,7 +26,12 @@ impl Fast {
             Mode::Auto | Mode::On => load(settings),
         };
         match &loaded {
-            Ok(_) => tracing::info!(?mode, "the fast path is ready"),
+            Ok(Loaded { tested, .. }) => {
+                tracing::info!(?mode, "the fast path is ready; {}", tested.summary());
+                for probe in tested.failed() {
+                    tracing::info!("not as with plain TCP: {}: {}", probe.name, probe.detail);
+                }
+            }
             Err(why) => tracing::info!(why, "no fast path; every connection takes the relay"),
         }
         Self { mode, loaded }
@@ -28,13 +39,18 @@ impl Fast {
 
     /// The programs, for those who enrol sockets.
     pub(super) fn programs(&self) -> Option<Arc<Fastpath>> {
-        self.loaded.as_ref().ok().cloned()
+        self.loaded.as_ref().ok().map(|loaded| Arc::clone(&loaded.fastpath))
+    }
+
+    /// Whether `--fastpath auto` enrols on this kernel.
+    pub(super) fn auto(&self) -> bool {
+        self.loaded.as_ref().is_ok_and(|loaded| loaded.tested.auto.is_ok())
     }
 
     /// For `status`.
     pub(super) fn view(&self) -> FastpathView {
-        let fastpath = match &self.loaded {
-            Ok(fastpath) => fastpath,
+        let Loaded { fastpath, tested } = match &self.loaded {
+            Ok(loaded) => loaded,
             Err(why) => {
                 let summary = format!("every connection takes the relay: {why}");
                 return FastpathView { mode: self.mode, summary, ..FastpathView::default() };
@@ -56,8 +72,8 @@ impl Fast {
         FastpathView {
             mode: self.mode,
             active: true,
-            summary: "connections between two processes of this machine go from socket to socket".to_owned(),
-            probes: Vec::new(),
+            summary: format!("connections between two processes of this machine go from socket to socket; {}", tested.summary()),
+            probes: tested.probes.iter().map(probe).collect(),
             pairs: PairsView { open: counters.open, max: counters.max, total: counters.total },
             enrolled: counters.of(Count::Clients) + counters.of(Count::Servers),
             direct: counters.direct,
@@ -68,11 +84,16 @@ impl Fast {
     }
 }
 
-fn load(settings: &Settings) -> Result<Arc<Fastpath>, String> {
+fn probe(probe: &crate::fastpath::Probe) -> ProbeView {
+    ProbeView { name: probe.name.to_owned(), passed: probe.passed, detail: probe.detail.clone() }
+}
+
+fn load(settings: &Settings) -> Result<Loaded, String> {
     let tuning = Tuning { max_pairs: settings.fastpath_pairs, ..Tuning::default() };
     let fastpath = Fastpath::load(&tuning).map_err(|error| error.to_string())?;
     for name in &settings.fastpath_except {
         fastpath.spare(name);
     }
-    Ok(fastpath)
+    let tested = self_test(&fastpath);
+    Ok(Loaded { fastpath, tested })
 }

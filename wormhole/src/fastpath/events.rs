@@ -37,6 +37,23 @@ impl Fastpath {
     }
 }
 
+impl Fastpath {
+    /// Takes what has happened before anybody follows the stream: the executables' names.
+    pub(super) fn early_splices(&self) -> Vec<String> {
+        let mut ring = self.programs.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = Vec::new();
+        while let Some(item) = ring.as_mut().and_then(RingBuf::next) {
+            names.extend(parse(&item).map(|event| exe_text(&event.exe)));
+        }
+        names
+    }
+}
+
+fn parse(item: &[u8]) -> Option<SpliceEvent> {
+    // SAFETY: the program writes whole events; they are numbers and bytes.
+    (item.len() >= size_of::<SpliceEvent>()).then(|| unsafe { item.as_ptr().cast::<SpliceEvent>().read_unaligned() })
+}
+
 impl Splices {
     /// The next one.
     ///
@@ -46,9 +63,7 @@ impl Splices {
         loop {
             let mut ready = self.ring.readable_mut().await?;
             if let Some(item) = ready.get_inner_mut().next() {
-                // SAFETY: the program writes whole events; they are numbers and bytes.
-                let event = (item.len() >= size_of::<SpliceEvent>())
-                    .then(|| unsafe { item.as_ptr().cast::<SpliceEvent>().read_unaligned() });
+                let event = parse(&item);
                 drop(item);
                 if let Some(event) = event {
                     return Ok(self.fastpath.name(&event));

@@ -13,7 +13,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use wormhole_common::MAX_SLOTS;
 
 /// Why there is no fast path.
@@ -71,11 +71,12 @@ fn chain(error: &dyn std::error::Error) -> String {
         text = format!("{text}: {error}");
         next = error.source();
     }
-    // The verifier's whole log is for the log file.
-    if std::env::var_os("WH_VERIFIER").is_some() {
+    // What was attempted stands at the beginning, and the verifier's reason at the end of its log.
+    let length = text.chars().count();
+    if length <= 600 {
         return text;
     }
-    text.chars().take(400).collect()
+    text.chars().take(200).chain(" … ".chars()).chain(text.chars().skip(length - 400)).collect()
 }
 
 /// What can be set.
@@ -140,11 +141,8 @@ impl Fastpath {
         let offsets = Offsets::of_kernel()?;
         let max = tuning.max_pairs.clamp(1, MAX_SLOTS / 4);
         let mut loader = EbpfLoader::new();
-        loader.verifier_log_level(if std::env::var_os("WH_VERIFIER").is_some() {
-            VerifierLogLevel::VERBOSE
-        } else {
-            VerifierLogLevel::DISABLE
-        });
+        // Written only when a program is refused.
+        loader.verifier_log_level(VerifierLogLevel::DEBUG);
         for (name, offset) in &offsets.0 {
             loader.override_global(name, offset, true);
         }
@@ -179,6 +177,7 @@ impl Fastpath {
                 pairs: Mutex::default(),
                 heads_of: Mutex::new(HashMap::new()),
                 totals: Totals::default(),
+                tried: OnceLock::new(),
                 programs: Programs { events: Mutex::new(events(&mut ebpf)?), blind, _ebpf: ebpf },
             }
         };

@@ -14,7 +14,9 @@ mod embedded;
 mod events;
 mod heads;
 mod load;
+mod owners;
 mod pair;
+mod selftest;
 mod slots;
 mod sys;
 mod why;
@@ -22,7 +24,9 @@ mod why;
 pub use embedded::{Embedded, EmbeddedError, inspect_embedded};
 pub use heads::{Gate, HeadGuard};
 pub use load::{LoadError, Tuning};
+pub use owners::{Owners, Server};
 pub use pair::{Link, Pair};
+pub use selftest::{Probe, SelfTest, run as self_test};
 pub use why::Why;
 
 use crate::model::Bytes;
@@ -32,7 +36,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use sys::{Question, Table};
 use wormhole_common::{COUNTS, ExeName, HeadAddr, HeadPort, Member, Token, Tuple};
 pub use wormhole_common::{Count, Refusal, Role};
@@ -64,6 +68,8 @@ pub struct Fastpath {
     pairs: Mutex<HashMap<u32, Weak<Pair>>>,
     heads_of: Mutex<HashMap<HeadPort, u32>>,
     totals: Totals,
+    /// What the self-test did, which is not counted.
+    tried: OnceLock<Counters>,
 }
 
 /// Of connections that have ended.
@@ -134,8 +140,13 @@ impl Fastpath {
         self.pairs().values().filter_map(Weak::upgrade).collect()
     }
 
-    /// What has happened since the programs were loaded.
+    /// What has happened since the programs were loaded, without what the self-test did.
     pub fn counters(&self) -> Counters {
+        let all = self.all_counters();
+        self.tried.get().map_or(all.clone(), |tried| all.without(tried))
+    }
+
+    fn all_counters(&self) -> Counters {
         let live = self.live();
         let sum = |ended: &[AtomicU64; 2], of: &dyn Fn(&Pair) -> Bytes| {
             let start = Bytes { to_tail: ended[0].load(Relaxed), to_head: ended[1].load(Relaxed) };
@@ -172,6 +183,12 @@ impl Fastpath {
         }
     }
 
+    /// Takes that back.
+    fn unspare(&self, name: &str) {
+        // What is not there need not be removed.
+        let _ = self.exes.remove(&exe_name(name));
+    }
+
     /// True when `name` is not to be enrolled where that is checked.
     pub fn is_spared(&self, name: &str) -> bool {
         self.exes.get(&exe_name(name)).is_ok()
@@ -203,6 +220,21 @@ pub struct Counters {
 }
 
 impl Counters {
+    fn without(mut self, earlier: &Self) -> Self {
+        let less = |a: Bytes, b: Bytes| Bytes {
+            to_tail: a.to_tail.saturating_sub(b.to_tail),
+            to_head: a.to_head.saturating_sub(b.to_head),
+        };
+        self.total = self.total.saturating_sub(earlier.total);
+        self.direct = less(self.direct, earlier.direct);
+        self.injected = less(self.injected, earlier.injected);
+        self.spliced = self.spliced.saturating_sub(earlier.spliced);
+        for (count, earlier) in self.counts.iter_mut().zip(earlier.counts) {
+            *count = count.saturating_sub(earlier);
+        }
+        self
+    }
+
     /// One of the programs' own counters.
     pub fn of(&self, what: Count) -> u64 {
         self.counts.get(what as usize).copied().unwrap_or_default()

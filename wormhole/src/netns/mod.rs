@@ -1,8 +1,11 @@
-//! Network namespaces: open, compare, enter, create sockets inside. The only room that calls `setns`.
+//! Network namespaces: open, compare, enter, create sockets inside. The only room that calls `setns` and
+//! `unshare`.
 
 mod root;
+mod scratch;
 
 pub use root::{Held, Root};
+pub use scratch::scratch;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -52,6 +55,14 @@ pub enum NetnsError {
         /// The kernel's answer.
         source: rustix::io::Errno,
     },
+    /// A namespace to try something in could not be had.
+    #[error("a namespace to try things in: cannot {step}: {source} (wormholed needs CAP_SYS_ADMIN and CAP_NET_ADMIN for this)")]
+    Scratch {
+        /// What was to be done.
+        step: &'static str,
+        /// The kernel's answer.
+        source: rustix::io::Errno,
+    },
     /// A path inside a container could not be resolved.
     #[error("path {path} inside the container: {source}")]
     Path {
@@ -67,6 +78,14 @@ pub enum NetnsError {
 pub struct NamespaceId {
     dev: u64,
     ino: u64,
+}
+
+impl NamespaceId {
+    /// Of the namespace that a process is in; none when there is no such process, or no right to look at it.
+    pub fn of_pid(pid: u32) -> Option<Self> {
+        let found = rustix::fs::stat(format!("/proc/{pid}/ns/net")).ok()?;
+        Some(Self { dev: found.st_dev, ino: found.st_ino })
+    }
 }
 
 impl fmt::Display for NamespaceId {
@@ -201,6 +220,8 @@ mod tests {
         let by_pid = Namespace::of_pid(std::process::id()).unwrap();
         assert_eq!(own, by_pid);
         assert!(by_pid.is_own());
+        assert_eq!(NamespaceId::of_pid(std::process::id()), Some(own.id()));
+        assert_eq!(NamespaceId::of_pid(u32::MAX), None);
         assert_eq!(own.enter(|| 7).unwrap(), 7);
     }
 

@@ -90,6 +90,9 @@ impl Head {
         if mode == When::Off {
             return Err(Why::Off);
         }
+        if mode == When::Auto && !self.relays.auto {
+            return Err(Why::Unavailable);
+        }
         let fastpath = self.relays.fastpath.as_ref().ok_or(Why::Unavailable)?;
         match fastpath.watch(fd, addr, mode == When::Auto) {
             Ok((guard, gate)) => {

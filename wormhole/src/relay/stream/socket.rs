@@ -135,7 +135,11 @@ pub fn explain(addr: &TargetAddr, index: usize, error: Errno) -> String {
 fn errno_of(error: &crate::netns::NetnsError) -> Errno {
     use crate::netns::NetnsError as E;
     match error {
-        E::Open { source, .. } | E::Enter { source, .. } | E::Socket { source, .. } | E::Path { source, .. } => *source,
+        E::Open { source, .. }
+        | E::Enter { source, .. }
+        | E::Socket { source, .. }
+        | E::Scratch { source, .. }
+        | E::Path { source, .. } => *source,
         E::NotNsfs { .. } => Errno::INVAL,
     }
 }
