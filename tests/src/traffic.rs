@@ -159,17 +159,21 @@ pub enum End {
     Reset,
 }
 
-/// Reads until the stream ends; gives what came and how it ended.
+/// Reads until the stream ends; gives what came and how it ended. A read that the kernel breaks off before its time is
+/// tried again: on the fast path, whatever wakes a reader without data for it does that, such as the other side's reset.
 ///
 /// # Panics
 /// When it does not end within [`PATIENCE`].
 #[track_caller]
 pub fn drain<S: Stream>(stream: &mut S) -> (Vec<u8>, End) {
-    let mut all = Vec::new();
-    match stream.read_to_end(&mut all) {
-        Ok(_) => (all, End::Eof),
-        Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => (all, End::Reset),
-        Err(e) => panic!("after {} bytes neither the end nor a reset: {e}", all.len()),
+    let (mut all, began) = (Vec::new(), std::time::Instant::now());
+    loop {
+        match stream.read_to_end(&mut all) {
+            Ok(_) => return (all, End::Eof),
+            Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => return (all, End::Reset),
+            Err(e) if e.kind() == ErrorKind::WouldBlock && began.elapsed() < PATIENCE / 2 => {}
+            Err(e) => panic!("after {} bytes and {:?} neither the end nor a reset: {e}", all.len(), began.elapsed()),
+        }
     }
 }
 
@@ -199,6 +203,11 @@ pub trait Stream: Read + Write + Send + Sized + 'static {
     /// # Errors
     /// The kernel's answer.
     fn patience(&self, timeout: Duration) -> io::Result<()>;
+    /// From now on, closing it is a reset; a unix socket knows none.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn vanish(&self) -> io::Result<()>;
 }
 
 /// What both kinds of listener have in common.
@@ -233,6 +242,9 @@ impl Stream for TcpStream {
         self.set_read_timeout(Some(timeout))?;
         self.set_write_timeout(Some(timeout))
     }
+    fn vanish(&self) -> io::Result<()> {
+        SockRef::from(self).set_linger(Some(Duration::ZERO))
+    }
 }
 
 impl Stream for UnixStream {
@@ -245,6 +257,9 @@ impl Stream for UnixStream {
     fn patience(&self, timeout: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(timeout))?;
         self.set_write_timeout(Some(timeout))
+    }
+    fn vanish(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -304,4 +319,15 @@ pub fn bytes(start: u64, len: usize) -> &'static [u8] {
     });
     let start = usize::try_from(start % (1 << 16)).unwrap_or(0);
     &text[start..start + len]
+}
+
+/// `len` bytes from place `at` on of an endless stream, which repeats itself after a prime number of bytes.
+///
+/// # Panics
+/// When `len` is more than [`LARGEST`].
+pub fn endless(at: usize, len: usize) -> &'static [u8] {
+    const PERIOD: usize = 1_048_573;
+    static TEXT: OnceLock<Vec<u8>> = OnceLock::new();
+    let text = TEXT.get_or_init(|| bytes(0, PERIOD).iter().copied().cycle().take(PERIOD + LARGEST).collect());
+    &text[at % PERIOD..at % PERIOD + len]
 }

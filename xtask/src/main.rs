@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::BuildEbpf => ebpf::build().map(|()| ExitCode::SUCCESS),
         Task::Test(arguments) => test::run(&arguments),
-        Task::Bench(arguments) => bench::run(arguments).map(|()| ExitCode::SUCCESS),
+        Task::Bench(arguments) => bench::run(arguments),
         Task::BenchWorker(arguments) => bench::worker::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::DemoStage(stage) => demo::stage(&stage),

@@ -83,10 +83,13 @@ fn all() -> Vec<Need> {
     }
     // Up to Debian 12 the command is a part of docker.io; where it is missing, it is a package of its own.
     if workspace::program("docker").is_none() && apt::known("docker-cli") {
-        add(&mut needs, "docker-cli", "the docker command", &[E2e, Demo]);
+        add(&mut needs, "docker-cli", "the docker command", &[E2e, Demo, Bench]);
     }
     add(&mut needs, "redis-tools", "redis server and client", &[DemoNoDocker]);
     for (package, why) in bench::PACKAGES.iter().chain(bench::APP_PACKAGES) {
+        add(&mut needs, package, why, &[Bench]);
+    }
+    for (package, why) in bench::CONTAINER_PACKAGES {
         add(&mut needs, package, why, &[Bench]);
     }
     needs

@@ -28,6 +28,8 @@ pub enum Image {
     Dns,
     /// Clients: redis-cli, mariadb, curl, drill, busybox. Runs until it is stopped.
     Client,
+    /// For the benchmark: redis-server, redis-benchmark, mariadbd. Runs until it is stopped.
+    Bench,
 }
 
 /// What became of an image.
@@ -45,7 +47,7 @@ pub struct Made {
 
 impl Image {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Redis, Self::Mysql, Self::Nginx, Self::Dns, Self::Client];
+    pub const ALL: [Self; 6] = [Self::Redis, Self::Mysql, Self::Nginx, Self::Dns, Self::Client, Self::Bench];
 
     /// Name in the engine.
     pub fn tag(self) -> &'static str {
@@ -55,6 +57,7 @@ impl Image {
             Self::Nginx => "wormhole/nginx",
             Self::Dns => "wormhole/dns",
             Self::Client => "wormhole/client",
+            Self::Bench => "wormhole/bench",
         }
     }
 }

@@ -16,6 +16,9 @@ pub(super) struct Recipe {
     pub(super) fill: fn(&Stage) -> Result<()>,
 }
 
+/// A first process that does nothing. It has no default for SIGTERM, and without a trap `docker stop` takes 10 s.
+const WAIT: &str = r#"CMD ["/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done"]"#;
+
 pub(super) fn of(image: Image) -> Recipe {
     match image {
         Image::Redis => Recipe {
@@ -36,10 +39,12 @@ pub(super) fn of(image: Image) -> Recipe {
         },
         Image::Client => Recipe {
             packages: &["busybox-static", "redis-tools", "mariadb-client-core", "curl", "ldnsutils"],
-            // The first process has no default for SIGTERM, and without a trap `docker stop` takes 10 s.
-            changes: &[r#"CMD ["/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done"]"#],
+            changes: &[WAIT],
             fill: client,
         },
+        Image::Bench => {
+            Recipe { packages: &["busybox-static", "redis-tools", "mariadb-server-core"], changes: &[WAIT], fill: bench }
+        }
     }
 }
 
@@ -130,4 +135,12 @@ fn client(stage: &Stage) -> Result<()> {
         stage.program(program, &format!("usr/bin/{program}"))?;
     }
     Ok(())
+}
+
+fn bench(stage: &Stage) -> Result<()> {
+    stage.program("redis-check-rdb", "usr/bin/redis-server")?;
+    stage.program("redis-benchmark", "usr/bin/redis-benchmark")?;
+    stage.program("mariadbd", "usr/sbin/mariadbd")?;
+    stage.copy("/usr/share/mysql/english")?;
+    stage.copy("/usr/share/mysql/charsets").or_else(|_| stage.dir("usr/share/mysql/charsets", 0o755).map(drop))
 }

@@ -12,17 +12,27 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Runs until it is dropped.
 pub async fn follow(daemon: Arc<Daemon>) {
+    let owners = daemon.context.relays.owners.clone();
+    let servers = async {
+        if let Some(owners) = owners {
+            owners.follow().await;
+        }
+    };
+    tokio::join!(places(&daemon), servers);
+}
+
+async fn places(daemon: &Daemon) {
     let (mut events, _guard) = daemon.context.docker.watch();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Some(event) => on_event(&daemon, &event).await,
+                Some(event) => on_event(daemon, &event).await,
                 // The watcher never ends by itself; should it, the looks go on.
                 None => { look.tick().await; }
             },
-            _ = look.tick() => reconcile(&daemon, |segment| !segment.holds()).await,
+            _ = look.tick() => reconcile(daemon, |segment| !segment.holds()).await,
         }
     }
 }

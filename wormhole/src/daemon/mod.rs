@@ -103,6 +103,7 @@ impl Daemon {
             streams: Streams::start(settings.workers, settings.max_connections)?,
             datagrams: UdpEngine::start(crate::relay::udp::UdpConfig { max_sessions_total: settings.max_udp_sessions })?,
             fastpath: fast.programs(),
+            owners: fast.programs().map(crate::fastpath::Owners::new),
             auto: fast.auto(),
         };
         let context = Context { docker, relays: Arc::new(relays), defaults: settings.defaults };

@@ -71,11 +71,12 @@ fn chain(error: &dyn std::error::Error) -> String {
         text = format!("{text}: {error}");
         next = error.source();
     }
-    // The verifier's whole log is for the log file.
-    if std::env::var_os("WH_VERIFIER").is_some() {
+    // What was attempted stands at the beginning, and the verifier's reason at the end of its log.
+    let length = text.chars().count();
+    if length <= 600 {
         return text;
     }
-    text.chars().take(400).collect()
+    text.chars().take(200).chain(" … ".chars()).chain(text.chars().skip(length - 400)).collect()
 }
 
 /// What can be set.
@@ -140,11 +141,8 @@ impl Fastpath {
         let offsets = Offsets::of_kernel()?;
         let max = tuning.max_pairs.clamp(1, MAX_SLOTS / 4);
         let mut loader = EbpfLoader::new();
-        loader.verifier_log_level(if std::env::var_os("WH_VERIFIER").is_some() {
-            VerifierLogLevel::VERBOSE
-        } else {
-            VerifierLogLevel::DISABLE
-        });
+        // Written only when a program is refused.
+        loader.verifier_log_level(VerifierLogLevel::DEBUG);
         for (name, offset) in &offsets.0 {
             loader.override_global(name, offset, true);
         }

@@ -80,6 +80,14 @@ pub struct NamespaceId {
     ino: u64,
 }
 
+impl NamespaceId {
+    /// Of the namespace that a process is in; none when there is no such process, or no right to look at it.
+    pub fn of_pid(pid: u32) -> Option<Self> {
+        let found = rustix::fs::stat(format!("/proc/{pid}/ns/net")).ok()?;
+        Some(Self { dev: found.st_dev, ino: found.st_ino })
+    }
+}
+
 impl fmt::Display for NamespaceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "net:[{}]", self.ino)
@@ -212,6 +220,8 @@ mod tests {
         let by_pid = Namespace::of_pid(std::process::id()).unwrap();
         assert_eq!(own, by_pid);
         assert!(by_pid.is_own());
+        assert_eq!(NamespaceId::of_pid(std::process::id()), Some(own.id()));
+        assert_eq!(NamespaceId::of_pid(u32::MAX), None);
         assert_eq!(own.enter(|| 7).unwrap(), 7);
     }
 

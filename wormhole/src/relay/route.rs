@@ -1,7 +1,7 @@
 //! Where the connections of one segment lead to, shared between the controller, which changes it, and the relay
 //! threads, which read it once a connection.
 
-use crate::fastpath::{Link, Pair, Why};
+use crate::fastpath::{Link, Pair, Server, Why};
 use crate::model::{Bytes, Connections, Mode, SegmentId};
 use crate::netns::{Namespace, Root};
 use arc_swap::ArcSwap;
@@ -39,6 +39,8 @@ pub struct Target {
     pub namespace: Namespace,
     /// The address in it.
     pub addr: TargetAddr,
+    /// Whoever listens there, where that decides about the fast path.
+    pub server: Option<Arc<Server>>,
 }
 
 /// The address of a [`Target`].

@@ -9,8 +9,8 @@ pub use head::addresses;
 pub use site::{Site, Trace, find};
 
 use crate::docker::Engine as Docker;
-use crate::fastpath::Fastpath;
-use crate::model::{End, Options, Place, Proto, SegmentId, SegmentView, Spec, State, Url};
+use crate::fastpath::{Fastpath, Owners, Server};
+use crate::model::{End, Mode, Options, Place, Proto, SegmentId, SegmentView, Spec, State, Url};
 use crate::relay::stream::Engine as Streams;
 use crate::relay::udp::UdpEngine;
 use crate::relay::{RelayOptions, Route, Tail, Target, TargetAddr};
@@ -27,6 +27,8 @@ pub struct Relays {
     pub datagrams: UdpEngine,
     /// The programs in the kernel, where there are any.
     pub fastpath: Option<Arc<Fastpath>>,
+    /// Who listens at the tails, for them.
+    pub owners: Option<Arc<Owners>>,
     /// Whether `--fastpath auto` may use them on this kernel.
     pub auto: bool,
 }
@@ -163,6 +165,7 @@ impl Segment {
             let all = addresses(&end.host).await?;
             TargetAddr::Inet(all.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
         };
+        let server = self.server(&site, &addr).await;
         let first = match &addr {
             TargetAddr::Inet(all) => all.first().copied(),
             TargetAddr::Unix { .. } => None,
@@ -174,11 +177,28 @@ impl Segment {
             observed.tail_addr = first;
             moved
         };
-        self.route.set_tail(Tail::Ready(Target { namespace: site.namespace, addr }));
+        self.route.set_tail(Tail::Ready(Target { namespace: site.namespace, addr, server }));
         if moved {
             self.forget_connections();
         }
         Ok(())
+    }
+
+    /// Whoever listens at the tail, where the executable decides about the fast path.
+    async fn server(&self, site: &Site, addr: &TargetAddr) -> Option<Arc<Server>> {
+        let owners = self.context.relays.owners.as_ref()?;
+        let TargetAddr::Inet(addrs) = addr else { return None };
+        if self.spec.tail.proto != Proto::Tcp || self.route.options.fastpath != Mode::Auto {
+            return None;
+        }
+        let known = match &**self.route.tail() {
+            Tail::Ready(target) => target.server.clone().filter(|server| server.is_at(&site.namespace, addrs)),
+            Tail::Absent(_) => None,
+        };
+        match known {
+            Some(known) => Some(known),
+            None => Some(owners.server(site.namespace.clone(), addrs.clone()).await),
+        }
     }
 
     /// Connections with an end in a namespace that is gone would keep it alive for as long as the other end stays. They
@@ -230,6 +250,10 @@ impl Segment {
         }
         observed.head_trace = Some(trace);
         observed.head = Some(head);
+        // It may be another segment's tail.
+        if let Some(owners) = &self.context.relays.owners {
+            owners.wake();
+        }
         Ok(())
     }
 

@@ -11,6 +11,10 @@ pub enum Measure {
     RttTwoCpus,
     /// A stream written in blocks of so many bytes.
     Stream(u32),
+    /// The same to a server that spoke first, server and client on different cpus.
+    Sized(u32),
+    /// 64 KiB writes that begin directly after connect().
+    Early,
     /// Connections per second from so many clients.
     Connects(u32),
     /// The answer after a half-close.
@@ -35,7 +39,7 @@ impl Measure {
     /// Measured in every round; the others say something that one run decides.
     pub fn repeats(self) -> bool {
         use Measure::*;
-        matches!(self, RttOneCpu | RttTwoCpus | Stream(_) | Connects(_) | Redis(_) | Selects)
+        matches!(self, RttOneCpu | RttTwoCpus | Stream(_) | Sized(_) | Early | Connects(_) | Redis(_) | Selects)
     }
 }
 
@@ -85,7 +89,9 @@ macro_rules! columns {
     };
 }
 
-use Measure::{Connects, HalfClose, Idle, Integrity, Redis, Reset, RttOneCpu, RttTwoCpus, Selects, Sequential, Stall, Stream};
+use Measure::{
+    Connects, Early, HalfClose, Idle, Integrity, Redis, Reset, RttOneCpu, RttTwoCpus, Selects, Sequential, Sized, Stall, Stream,
+};
 use Show::{Number, Words};
 
 /// The columns of `--suite relay`.
@@ -120,15 +126,82 @@ pub static RELAY: &[Column] = columns! {
     "mariadb"    "apps"    "MariaDB point selects"            "1/s"     Higher Number(0), Selects;
 };
 
-/// The columns that `only` names, by id or group; all but [`APPS`] when it names none.
-pub fn select(all: &'static [Column], only: &[String]) -> Result<Vec<&'static Column>> {
+/// The columns of `--suite fastpath`.
+#[rustfmt::skip]
+pub static FASTPATH: &[Column] = columns! {
+    "rtt1"         "rtt"     "round trip p50, one cpu"          "µs"      Lower  Number(1), RttOneCpu;
+    "rtt1_p99"     "rtt"     "round trip p99, one cpu"          "µs"      Lower  Number(1), RttOneCpu;
+    "rtt2"         "rtt"     "round trip p50, two cpus"         "µs"      Lower  Number(1), RttTwoCpus;
+    "rtt2_p99"     "rtt"     "round trip p99, two cpus"         "µs"      Lower  Number(1), RttTwoCpus;
+    "size64"       "sizes"   "stream, 64 B writes"              "GB/s"    Higher Number(3), Sized(64);
+    "size256"      "sizes"   "stream, 256 B writes"             "GB/s"    Higher Number(3), Sized(256);
+    "size1k"       "sizes"   "stream, 1 KiB writes"             "GB/s"    Higher Number(2), Sized(1 << 10);
+    "size4k"       "sizes"   "stream, 4 KiB writes"             "GB/s"    Higher Number(2), Sized(4 << 10);
+    "size16k"      "sizes"   "stream, 16 KiB writes"            "GB/s"    Higher Number(2), Sized(16 << 10);
+    "size64k"      "sizes"   "stream, 64 KiB writes"            "GB/s"    Higher Number(2), Sized(64 << 10);
+    "size256k"     "sizes"   "stream, 256 KiB writes"           "GB/s"    Higher Number(2), Sized(256 << 10);
+    "size1m"       "sizes"   "stream, 1 MiB writes"             "GB/s"    Higher Number(2), Sized(1 << 20);
+    "size64k_cpu"  "sizes"   "CPU, 64 KiB writes"               "s/GB"    Lower  Number(2), Sized(64 << 10);
+    "share64"      "shares"  "socket to socket, 64 B writes"    "%"       Higher Number(0), Sized(64);
+    "share4k"      "shares"  "socket to socket, 4 KiB writes"   "%"       Higher Number(0), Sized(4 << 10);
+    "share64k"     "shares"  "socket to socket, 64 KiB writes"  "%"       Higher Number(0), Sized(64 << 10);
+    "early64k"     "early"   "upload directly after connect"    "GB/s"    Higher Number(2), Early;
+    "early_direct" "early"   "of it socket to socket"           "%"       Higher Number(0), Early;
+    "conn1"        "conn"    "connections, 1 client"            "1/s"     Higher Number(0), Connects(1);
+    "conn16"       "conn"    "connections, 16 clients"          "1/s"     Higher Number(0), Connects(16);
+    "redis_get1"   "apps"    "redis GET, 1 client"              "1/s"     Higher Number(0), Redis(1);
+    "redis_set1"   "apps"    "redis SET, 1 client"              "1/s"     Higher Number(0), Redis(1);
+    "redis_get50"  "apps"    "redis GET, 50 clients"            "1/s"     Higher Number(0), Redis(50);
+    "redis_set50"  "apps"    "redis SET, 50 clients"            "1/s"     Higher Number(0), Redis(50);
+    "mariadb"      "apps"    "MariaDB point selects"            "1/s"     Higher Number(0), Selects;
+};
+
+/// Columns that a stream fills.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamColumns {
+    /// Bytes of a write.
+    pub size: u32,
+    pub speed: &'static str,
+    pub cpu: Option<&'static str>,
+    /// Of the bytes that went socket to socket.
+    pub share: Option<&'static str>,
+}
+
+#[rustfmt::skip]
+static SIZES: &[StreamColumns] = &[
+    StreamColumns { size: 64, speed: "size64", cpu: None, share: Some("share64") },
+    StreamColumns { size: 256, speed: "size256", cpu: None, share: None },
+    StreamColumns { size: 1 << 10, speed: "size1k", cpu: None, share: None },
+    StreamColumns { size: 4 << 10, speed: "size4k", cpu: None, share: Some("share4k") },
+    StreamColumns { size: 16 << 10, speed: "size16k", cpu: None, share: None },
+    StreamColumns { size: 64 << 10, speed: "size64k", cpu: Some("size64k_cpu"), share: Some("share64k") },
+    StreamColumns { size: 256 << 10, speed: "size256k", cpu: None, share: None },
+    StreamColumns { size: 1 << 20, speed: "size1m", cpu: None, share: None },
+];
+
+/// What [`Measure::Early`] fills.
+pub const EARLY: StreamColumns = StreamColumns { size: 64 << 10, speed: "early64k", cpu: None, share: Some("early_direct") };
+
+/// What [`Measure::Sized`] fills.
+pub fn sized(size: u32) -> Option<StreamColumns> {
+    SIZES.iter().copied().find(|columns| columns.size == size)
+}
+
+/// The column of the speed at each size, in bytes.
+pub fn speeds() -> impl Iterator<Item = (u32, &'static str)> {
+    SIZES.iter().map(|columns| (columns.size, columns.speed))
+}
+
+/// The columns that `only` names, by id or group; when it names none, those that are in no group of `left_out`.
+pub fn select(all: &'static [Column], only: &[String], left_out: &[&str]) -> Result<Vec<&'static Column>> {
     if let Some(unknown) = only.iter().find(|word| !all.iter().any(|c| c.id == **word || c.group == **word)) {
         let mut words: Vec<&str> = all.iter().flat_map(|c| [c.group, c.id]).collect();
         words.sort_unstable();
         words.dedup();
         bail!("--only {unknown}: no such column; there are {}", words.join(", "));
     }
-    let wanted = |c: &&Column| if only.is_empty() { c.group != APPS } else { only.iter().any(|w| c.id == w || c.group == w) };
+    let wanted =
+        |c: &&Column| if only.is_empty() { !left_out.contains(&c.group) } else { only.iter().any(|w| c.id == w || c.group == w) };
     Ok(all.iter().filter(wanted).collect())
 }
 
@@ -157,20 +230,32 @@ impl Column {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::Context;
 
     #[test]
     fn selection() -> Result<()> {
-        assert!(select(RELAY, &[])?.iter().all(|c| c.group != APPS));
-        assert_eq!(select(RELAY, &["rtt1".into(), "conn".into()])?.len(), 3);
-        assert_eq!(measures(&select(RELAY, &["rtt".into()])?), [RttOneCpu, RttTwoCpus]);
-        let error = select(RELAY, &["rrt".into()]).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(select(RELAY, &[], &[APPS])?.iter().all(|c| c.group != APPS));
+        assert_eq!(select(RELAY, &["rtt1".into(), "conn".into()], &[APPS])?.len(), 3);
+        assert_eq!(measures(&select(RELAY, &["rtt".into()], &[APPS])?), [RttOneCpu, RttTwoCpus]);
+        let error = select(RELAY, &["rrt".into()], &[APPS]).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error.contains("rrt") && error.contains("rtt1_p999"));
         Ok(())
     }
 
     #[test]
+    fn every_size_has_its_columns() -> Result<()> {
+        for column in FASTPATH.iter().filter(|c| ["sizes", "shares"].contains(&c.group)) {
+            let Sized(size) = column.measure else { bail!("{} is no size", column.id) };
+            let of = sized(size).context("a size without columns")?;
+            assert!(column.id == of.speed || [of.cpu, of.share].contains(&Some(column.id)));
+        }
+        assert!(speeds().all(|(_, id)| FASTPATH.iter().any(|c| c.id == id)));
+        Ok(())
+    }
+
+    #[test]
     fn values_as_text() -> Result<()> {
-        let column = |id: &str| select(RELAY, &[id.into()]).map(|list| list[0]);
+        let column = |id: &str| select(RELAY, &[id.into()], &[]).map(|list| list[0]);
         assert_eq!(column("rtt1")?.text(12.34), "12.3");
         assert_eq!(column("halfclose")?.text(0.0), "LOST");
         assert_eq!(column("reset")?.text(0.5), "some (50 %)");

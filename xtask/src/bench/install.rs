@@ -22,11 +22,21 @@ pub const APP_PACKAGES: &[(&str, &str)] = &[
     ("mariadb-client-core", "needed to make the database"),
 ];
 
+/// What containers need on top.
+pub const CONTAINER_PACKAGES: &[(&str, &str)] = &[
+    ("docker.io", "a Docker engine, run privately in a box"),
+    ("iptables", "the engine's bridge"),
+    ("busybox-static", "a shell in the image"),
+];
+
+/// Programs that tell that [`CONTAINER_PACKAGES`] are there, wherever they came from.
+const CONTAINER_PROGRAMS: &[&str] = &["dockerd", "iptables", "busybox"];
+
 /// Programs that tell that [`APP_PACKAGES`] are there.
 const APP_PROGRAMS: &[&str] = &["redis-server", "redis-benchmark", "mariadbd", "mariadb-install-db"];
 
-/// Gets what the peers (and the servers, if wanted) need. What cannot be had is reported by the peer that misses it.
-pub fn provide(peers: &[&dyn Peer], apps: bool, tools: &Path, yes: bool) {
+/// Gets what the peers (and the servers and containers, if wanted) need. What cannot be had is reported by the peer that misses it.
+pub fn provide(peers: &[&dyn Peer], apps: bool, containers: bool, tools: &Path, yes: bool) {
     let mut packages: Vec<&str> = Vec::new();
     for peer in peers {
         if let Source::Apt(program, list) = peer.source() {
@@ -36,6 +46,10 @@ pub fn provide(peers: &[&dyn Peer], apps: bool, tools: &Path, yes: bool) {
     }
     if apps && APP_PROGRAMS.iter().any(|program| find(program).is_none()) {
         packages.extend(APP_PACKAGES.iter().map(|(package, _)| package));
+    }
+    if containers {
+        let missing = CONTAINER_PACKAGES.iter().zip(CONTAINER_PROGRAMS).filter(|(_, program)| find(program).is_none());
+        packages.extend(missing.map(|((package, _), _)| package));
     }
     if !packages.is_empty() {
         attempt("the missing packages", apt(&packages, yes));
@@ -67,7 +81,12 @@ fn part_is_there(package: &str) -> bool {
 fn apt(packages: &[&str], yes: bool) -> Result<()> {
     eprintln!("bench: these Debian packages are missing:");
     for package in packages {
-        let why = PACKAGES.iter().chain(APP_PACKAGES).find(|(name, _)| name == package).map_or("", |(_, why)| why);
+        let why = PACKAGES
+            .iter()
+            .chain(APP_PACKAGES)
+            .chain(CONTAINER_PACKAGES)
+            .find(|(name, _)| name == package)
+            .map_or("", |(_, why)| why);
         eprintln!("  {package}: {why}");
     }
     crate::setup::may_install(packages, yes)?;

@@ -1,17 +1,14 @@
 //! Taking one measurement of one variant.
 
-use super::columns::Measure;
-use super::net::Endpoint;
-use super::peers::Peer;
+use super::columns::{self, Measure, StreamColumns};
+use super::launch::{Worker, get};
+use super::peers::{Peer, Running};
 use super::proc::{self, Group};
+use super::segment::Segment;
 use super::worker::Report;
 use super::{apps, profile};
 use anyhow::{Context, Result, bail};
-use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long and how often: one set for a real run, one for a smoke test.
@@ -21,7 +18,10 @@ pub struct Effort {
     pub rtt_seconds: f64,
     pub stream_seconds: f64,
     pub connect_seconds: f64,
+    pub early_seconds: f64,
     pub app_seconds: f64,
+    /// Of one redis-benchmark with one client; five times as many with fifty.
+    pub requests: u32,
     pub integrity: u64,
     /// Too long for a smoke test, and meaningless when shortened.
     pub long_ones: bool,
@@ -34,9 +34,21 @@ impl Effort {
         rtt_seconds: 1.0,
         stream_seconds: 1.2,
         connect_seconds: 1.0,
+        early_seconds: 2.0,
         app_seconds: 2.0,
+        requests: 20_000,
         integrity: 60,
         long_ones: true,
+    };
+    /// The same with many more variants and places: shorter, so that the run ends within a quarter of an hour.
+    pub const FASTPATH: Self = Self {
+        rtt_seconds: 0.5,
+        stream_seconds: 0.5,
+        connect_seconds: 0.5,
+        early_seconds: 2.0,
+        app_seconds: 0.7,
+        requests: 8000,
+        ..Self::FULL
     };
     /// A run that shows that everything works, in less than a minute.
     pub const QUICK: Self = Self {
@@ -44,7 +56,9 @@ impl Effort {
         rtt_seconds: 0.2,
         stream_seconds: 0.25,
         connect_seconds: 0.25,
+        early_seconds: 0.5,
         app_seconds: 0.5,
+        requests: 2000,
         integrity: 20,
         long_ones: false,
     };
@@ -65,32 +79,32 @@ pub struct Variant {
     pub peer: &'static dyn Peer,
     pub ports: [u16; 2],
     pub name: &'static str,
-    pub head: Endpoint,
-    pub groups: Vec<Group>,
     pub forks: bool,
+    pub running: Running,
 }
 
 impl Variant {
     /// Says that one of its processes has ended, and how.
     pub fn check_alive(&mut self) -> Result<()> {
-        self.groups.iter_mut().try_for_each(Group::check_alive)
+        self.running.groups.iter_mut().try_for_each(Group::check_alive)
     }
 
     fn pin(&self, cpus: &[usize]) -> Result<()> {
-        self.groups.iter().try_for_each(|group| group.pin(cpus))
+        proc::pin(&self.members(), cpus).with_context(|| format!("pin {}", self.name))
     }
 
     fn cpu_seconds(&self) -> f64 {
-        self.groups.iter().map(Group::cpu_seconds).sum()
+        proc::cpu_seconds(&self.members())
     }
 
     /// The process ids of everything in between.
     pub fn members(&self) -> Vec<u32> {
-        self.groups.iter().flat_map(Group::members).collect()
+        let own = self.running.groups.iter().flat_map(Group::members);
+        own.chain(self.running.others.iter().copied()).collect()
     }
 
     fn memory(&self) -> u64 {
-        let each = self.groups.iter().map(Group::memory);
+        let each = self.running.groups.iter().map(Group::memory);
         each.map(|memory| if self.forks { memory.pss } else { memory.rss }).sum()
     }
 }
@@ -98,8 +112,8 @@ impl Variant {
 /// What all measurements share.
 pub struct Bench {
     pub exe: PathBuf,
+    /// The server's port.
     pub tail: u16,
-    pub tail_unix: PathBuf,
     pub cpus: Vec<usize>,
     pub effort: Effort,
     pub fd_limit: u64,
@@ -107,6 +121,20 @@ pub struct Bench {
     pub dir: PathBuf,
     /// Where to leave profiles, if wanted.
     pub profiles: Option<PathBuf>,
+    /// Real servers run on the first cpu, their clients on the second; else where the scheduler likes.
+    pub pin_apps: bool,
+    /// Profiles are those of the whole machine: on a fast path the daemon has nothing to show.
+    pub profile_all: bool,
+}
+
+/// A stream from a client to a server.
+struct Flow {
+    size: u32,
+    seconds: f64,
+    /// The server has spoken before the client begins: whatever a proxy sets up has been set up.
+    greeted: bool,
+    /// Server on the first cpu, client on the second; else where the scheduler likes.
+    pinned: bool,
 }
 
 /// Values by the id of their column.
@@ -133,11 +161,23 @@ impl Bench {
                 vec![("rtt2", get(&report, "p50")?), ("rtt2_p99", get(&report, "p99")?), ("rtt2_p999", get(&report, "p999")?)]
             }
             Measure::Stream(size) => {
-                let (speed, cpu) = self.stream(variant, size)?;
+                let flow = Flow { size, seconds: effort.stream_seconds, greeted: false, pinned: false };
+                let (speed, cpu) = self.stream(variant, measure, &flow)?;
                 if size == 4096 { vec![("stream4k", speed), ("cpu4k", cpu)] } else { vec![("stream64k", speed), ("cpu64k", cpu)] }
             }
+            Measure::Sized(size) => {
+                let columns = columns::sized(size).context("no columns for this size")?;
+                let flow = Flow { size, seconds: effort.stream_seconds, greeted: true, pinned: true };
+                self.shared_stream(variant, measure, &flow, columns)?
+            }
+            // An upload that begins directly after connect(), before anything in between can be ready.
+            Measure::Early => {
+                let columns = columns::EARLY;
+                let flow = Flow { size: columns.size, seconds: effort.early_seconds, greeted: false, pinned: true };
+                self.shared_stream(variant, measure, &flow, columns)?
+            }
             Measure::Connects(clients) => {
-                let server = self.server("echo", None)?;
+                let server = self.server(variant, "echo", None)?;
                 let _profile = profile::start(self, variant, measure);
                 let count = u64::MAX / 2;
                 let report = self.connects(variant, effort.connect_seconds, count, clients)?;
@@ -152,29 +192,29 @@ impl Bench {
                 vec![(if clients == 1 { "conn1" } else { "conn16" }, get(&report, "per_s")?)]
             }
             Measure::HalfClose => {
-                let server = self.server("after-eof", None)?;
-                let report = self.client(&to(variant, "half-close", &["--times", "5"]), None, 60.0)?;
+                let server = self.server(variant, "after-eof", None)?;
+                let report = self.client(variant, &to(variant, "half-close", &["--times", "5"]), None, 60.0)?;
                 server.finish()?;
                 vec![("halfclose", get(&report, "arrived")? / get(&report, "of")?)]
             }
             Measure::Reset => {
-                let server = self.server("reset", None)?;
-                let report = self.client(&to(variant, "reset", &["--times", "5"]), None, 60.0)?;
+                let server = self.server(variant, "reset", None)?;
+                let report = self.client(variant, &to(variant, "reset", &["--times", "5"]), None, 60.0)?;
                 let seen = server.finish()?;
                 let of = get(&report, "of")?;
                 vec![("reset", get(&report, "arrived")? / of), ("reset_up", get(&seen, "resets")? / of)]
             }
             Measure::Integrity => {
-                let server = self.server("integrity", None)?;
+                let server = self.server(variant, "integrity", None)?;
                 let (count, seed) = (effort.integrity.to_string(), self.seed.to_string());
                 let args = to(variant, "integrity", &["--connections", &count, "--seed", &seed]);
-                let report = self.client(&args, None, 180.0)?;
+                let report = self.client(variant, &args, None, 180.0)?;
                 server.finish()?;
                 vec![("integrity", 100.0 * get(&report, "wrong")? / get(&report, "of")?)]
             }
             Measure::Idle(count) => self.idle(variant, count)?,
             Measure::Sequential => {
-                let server = self.server("echo", None)?;
+                let server = self.server(variant, "echo", None)?;
                 let report = self.connects(variant, 120.0, 30_000, 1)?;
                 server.finish()?;
                 let done = get(&report, "good")? + get(&report, "failed")?;
@@ -184,8 +224,8 @@ impl Bench {
                 vec![("sequential", get(&report, "failed")?)]
             }
             Measure::Stall => {
-                let server = self.server("stall", None)?;
-                let report = self.client(&to(variant, "stall", &["--limit", "67108864"]), None, 30.0)?;
+                let server = self.server(variant, "stall", None)?;
+                let report = self.client(variant, &to(variant, "stall", &["--limit", "67108864"]), None, 30.0)?;
                 server.finish()?;
                 vec![("stalled", get(&report, "pushed")? / f64::from(1 << 20))]
             }
@@ -199,24 +239,27 @@ impl Bench {
     }
 
     fn rtt(&self, variant: &Variant, server_cpu: usize, client_cpu: usize) -> Result<Report> {
-        let server = self.server("echo", Some(server_cpu))?;
+        let server = self.server(variant, "echo", Some(server_cpu))?;
         let measure = if server_cpu == client_cpu { Measure::RttOneCpu } else { Measure::RttTwoCpus };
         let _profile = profile::start(self, variant, measure);
         let seconds = self.effort.rtt_seconds;
         let args = to(variant, "rtt", &["--seconds", &seconds.to_string(), "--count", "50000"]);
-        let report = self.client(&args, Some(client_cpu), seconds)?;
+        let report = self.client(variant, &args, Some(client_cpu), seconds)?;
         server.finish()?;
         Ok(report)
     }
 
-    /// GB/s as the server counts them, and CPU-seconds per GB of all processes together.
-    fn stream(&self, variant: &Variant, size: u32) -> Result<(f64, f64)> {
-        let server = self.server("sink", None)?;
-        let _profile = profile::start(self, variant, Measure::Stream(size));
+    /// GB/s as the server counts them, and CPU-seconds per GB of all processes together: client, server and what is in
+    /// between. What the kernel does for a packet on loopback it does in the time of whoever sent it, so that is in there.
+    fn stream(&self, variant: &Variant, measure: Measure, flow: &Flow) -> Result<(f64, f64)> {
+        let (server_cpu, client_cpu) = if flow.pinned { self.apart() } else { (None, None) };
+        let server = self.server(variant, if flow.greeted { "greeting-sink" } else { "sink" }, server_cpu)?;
+        let _profile = profile::start(self, variant, measure);
         let before = variant.cpu_seconds();
-        let seconds = self.effort.stream_seconds;
-        let args = to(variant, "stream", &["--seconds", &seconds.to_string(), "--size", &size.to_string()]);
-        let client = self.client(&args, None, seconds)?;
+        let (seconds, size) = (flow.seconds.to_string(), flow.size.to_string());
+        let mut args = to(variant, "stream", &["--seconds", &seconds, "--size", &size]);
+        args.extend(flow.greeted.then(|| "--greeted".to_owned()));
+        let client = self.client(variant, &args, client_cpu, flow.seconds)?;
         let server = server.finish()?;
         let (sent, arrived) = (get(&client, "bytes")?, get(&server, "bytes")?);
         if sent != arrived {
@@ -227,9 +270,22 @@ impl Bench {
         Ok((gigabytes / get(&server, "seconds")?, cpu / gigabytes))
     }
 
+    /// A stream, and how much of it went past the daemon.
+    fn shared_stream(&self, variant: &Variant, measure: Measure, flow: &Flow, columns: StreamColumns) -> Result<Values> {
+        let segment = variant.running.segment.as_ref();
+        let before = segment.map(Segment::settled).transpose()?;
+        let (speed, cpu) = self.stream(variant, measure, flow)?;
+        let mut values = vec![(columns.speed, speed)];
+        values.extend(columns.cpu.map(|id| (id, cpu)));
+        if let (Some(segment), Some(before), Some(id)) = (segment, before, columns.share) {
+            values.push((id, 100.0 * segment.settled()?.direct_share_since(&before)));
+        }
+        Ok(values)
+    }
+
     fn connects(&self, variant: &Variant, seconds: f64, count: u64, clients: u32) -> Result<Report> {
         let (s, n, c) = (seconds.to_string(), count.to_string(), clients.to_string());
-        self.client(&to(variant, "connects", &["--seconds", &s, "--count", &n, "--clients", &c]), None, seconds)
+        self.client(variant, &to(variant, "connects", &["--seconds", &s, "--count", &n, "--clients", &c]), None, seconds)
     }
 
     /// Bytes per idle connection: in the proxy, and in the kernel (both connections' sockets together).
@@ -238,12 +294,12 @@ impl Bench {
             bail!("a process per connection: {wanted} are not tried");
         }
         let count = idle_fits(wanted, self.fd_limit);
-        let server = self.server("idle", None)?;
+        let server = self.server(variant, "idle", None)?;
         // What a program sets up with its first connection is no cost of the thousandth.
-        self.client(&to(variant, "idle", &["--connections", "1"]), None, 10.0)?;
+        self.client(variant, &to(variant, "idle", &["--connections", "1"]), None, 10.0)?;
         let (memory, kernel) = (variant.memory(), proc::kernel_memory());
         let args = to(variant, "idle", &["--connections", &count.to_string()]);
-        let mut client = Worker::start(&self.exe, &args, None)?;
+        let mut client = Worker::start(&variant.running.client, &self.exe, &args, None)?;
         let open = get(&client.report(Duration::from_secs(60))?, "open")?;
         let (memory_after, kernel_after) = (variant.memory(), proc::kernel_memory());
         client.finish()?;
@@ -256,17 +312,18 @@ impl Bench {
         let (own_id, kernel_id) = if wanted == 1000 { ("rss1k", "kmem1k") } else { ("rss10k", "kmem10k") };
         // Without a proxy there is nothing to hold the first of the two. The second is the whole machine's: when others gave
         // more back meanwhile than the connections took, there is no figure rather than a flattering one.
-        let own = (!variant.groups.is_empty()).then_some((own_id, own.max(0.0)));
+        let own = (!variant.running.groups.is_empty()).then_some((own_id, own.max(0.0)));
         let kernel = (kernel > 0.0).then_some((kernel_id, kernel));
         Ok(own.into_iter().chain(kernel).collect())
     }
 
     /// Starts the server and waits until it listens.
-    fn server(&self, mode: &str, cpu: Option<usize>) -> Result<Worker> {
-        let tcp = SocketAddr::from((Ipv4Addr::LOCALHOST, self.tail)).to_string();
-        let unix = Endpoint::Unix(self.tail_unix.clone()).to_string();
-        let args = ["serve", "--mode", mode, "--listen", &tcp, "--listen", &unix].map(str::to_owned);
-        let worker = Worker::start(&self.exe, &args, cpu)?;
+    fn server(&self, variant: &Variant, mode: &str, cpu: Option<usize>) -> Result<Worker> {
+        let mut args = ["serve", "--mode", mode].map(str::to_owned).to_vec();
+        for endpoint in &variant.running.listen {
+            args.extend(["--listen".to_owned(), endpoint.to_string()]);
+        }
+        let worker = Worker::start(&variant.running.server, &self.exe, &args, cpu)?;
         let line = worker.line(Duration::from_secs(10)).with_context(|| format!("the {mode} server does not start"))?;
         if line.trim() != "ready" {
             bail!("the {mode} server says {line:?}");
@@ -275,98 +332,24 @@ impl Bench {
     }
 
     /// Runs a client to its end; `seconds` is how long it means to take.
-    pub fn client(&self, args: &[String], cpu: Option<usize>, seconds: f64) -> Result<Report> {
-        let mut worker = Worker::start(&self.exe, args, cpu)?;
+    pub fn client(&self, variant: &Variant, args: &[String], cpu: Option<usize>, seconds: f64) -> Result<Report> {
+        let mut worker = Worker::start(&variant.running.client, &self.exe, args, cpu)?;
         let report = worker.report(super::worker::deadline(seconds))?;
         worker.finish()?;
         Ok(report)
+    }
+
+    /// The cpus of server and client when they are to be apart, if there are two.
+    pub fn apart(&self) -> (Option<usize>, Option<usize>) {
+        let apart = self.cpus.len() > 1;
+        (apart.then(|| self.cpu(0)), apart.then(|| self.cpu(1)))
     }
 }
 
 /// The arguments of a client of `variant`.
 pub fn to(variant: &Variant, role: &str, more: &[&str]) -> Vec<String> {
-    let head = variant.head.to_string();
+    let head = variant.running.head.to_string();
     [role, "--to", &head].into_iter().chain(more.iter().copied()).map(str::to_owned).collect()
-}
-
-/// A number that a worker must have reported.
-pub fn get(report: &Report, name: &str) -> Result<f64> {
-    report.get(name).copied().with_context(|| format!("the worker reported no {name}"))
-}
-
-/// A client or server process. Dropping it ends it.
-struct Worker {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: mpsc::Receiver<std::io::Result<String>>,
-}
-
-impl Worker {
-    fn start(exe: &Path, args: &[String], cpu: Option<usize>) -> Result<Self> {
-        let mut command = Command::new(exe);
-        command.arg("bench-worker");
-        if let Some(cpu) = cpu {
-            command.args(["--cpu", &cpu.to_string()]);
-        }
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-        if args.first().is_some_and(|role| role == "integrity") && std::env::var_os("BENCH_VERBOSE").is_none() {
-            // A line for each wrong connection; the column shows their number.
-            command.stderr(Stdio::null());
-        }
-        let mut child = command.spawn().context("start a worker")?;
-        let stdout = child.stdout.take().context("the worker has no standard output")?;
-        let lines = reader(stdout)?;
-        Ok(Self { stdin: child.stdin.take(), child, lines })
-    }
-
-    /// The next line of output.
-    fn line(&self, patience: Duration) -> Result<String> {
-        match self.lines.recv_timeout(patience) {
-            Ok(line) => line.context("read from a worker"),
-            Err(mpsc::RecvTimeoutError::Timeout) => bail!("no answer from the worker within {} s", patience.as_secs()),
-            Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the worker gave up (its reason is above)"),
-        }
-    }
-
-    fn report(&mut self, patience: Duration) -> Result<Report> {
-        serde_json::from_str(&self.line(patience)?).context("read the worker's report")
-    }
-
-    /// Ends standard input, which is the sign to finish, and takes the report that a server then gives.
-    fn finish(mut self) -> Result<Report> {
-        if let Some(mut stdin) = self.stdin.take() {
-            let _ = stdin.flush();
-        }
-        let last = self.line(Duration::from_secs(20));
-        let status = self.child.wait().context("wait for a worker")?;
-        if !status.success() {
-            bail!("a worker ended with {status}");
-        }
-        // A client has reported before.
-        last.map_or_else(|_| Ok(Report::new()), |line| serde_json::from_str(&line).context("read the server's report"))
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Reads lines on a thread, so that waiting for one can have a limit.
-fn reader(stdout: ChildStdout) -> Result<mpsc::Receiver<std::io::Result<String>>> {
-    let (sender, receiver) = mpsc::channel();
-    let read = move || {
-        for line in BufReader::new(stdout).lines() {
-            let failed = line.is_err();
-            if sender.send(line).is_err() || failed {
-                break;
-            }
-        }
-    };
-    std::thread::Builder::new().spawn(read).context("start a reader thread")?;
-    Ok(receiver)
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@
 //! | `columns` | what is measured |
 //! | `peers/` | what it is measured on |
 //! | `measure`, `apps`, `profile` | taking one measurement |
-//! | `worker/` | the processes that make the load |
+//! | `worker/`, `launch`, `site` | the processes that make the load, how they are started, and where |
 //! | `run` | rounds |
+//! | `fastpath/` | the places where the fast path is measured, and its targets |
 //! | `results`, `stats`, `table`, `plot` | what comes out |
 //! | `install`, `binaries` | what must be there first |
 //!
@@ -16,7 +17,9 @@
 mod apps;
 mod binaries;
 mod columns;
+mod fastpath;
 mod install;
+mod launch;
 mod measure;
 mod net;
 mod peers;
@@ -25,15 +28,18 @@ mod proc;
 mod profile;
 mod results;
 mod run;
+mod segment;
+mod site;
 mod stats;
 mod table;
 pub mod worker;
 
 use anyhow::{Context, Result, bail};
 #[allow(unused_imports, reason = "for the command that sets a machine up")]
-pub use install::{APP_PACKAGES, PACKAGES};
+pub use install::{APP_PACKAGES, CONTAINER_PACKAGES, PACKAGES};
 use peers::Peer;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// Measure wormhole and other proxies side by side.
 #[derive(clap::Args, Debug, Clone)]
@@ -41,7 +47,8 @@ pub struct Args {
     /// What to measure.
     #[arg(long, value_enum, default_value_t = Suite::Relay)]
     pub suite: Suite,
-    /// Only these columns: ids or groups (rtt, stream, conn, ends, memory, apps).
+    /// Only these columns: ids or groups (rtt, stream, conn, ends, memory, apps; of the suite fastpath: rtt, sizes, early,
+    /// conn, apps, and its places host, c2c, h2c, unrelated).
     #[arg(long, value_delimiter = ',', value_name = "COLUMN")]
     pub only: Vec<String>,
     /// Only these peers, beside direct and wormhole.
@@ -50,7 +57,7 @@ pub struct Args {
     /// Exactly these variants.
     #[arg(long, value_delimiter = ',', value_name = "VARIANT", conflicts_with = "peers")]
     pub variants: Vec<String>,
-    /// A smoke test of less than a minute; its figures are worth little.
+    /// A smoke test of about a minute; its figures are worth little.
     #[arg(long)]
     pub quick: bool,
     /// Rounds over which medians are taken.
@@ -62,6 +69,9 @@ pub struct Args {
     /// Record where wormholed spends its time (perf), during round trips, streams and connections.
     #[arg(long)]
     pub profile: bool,
+    /// Fail when a target of the suite fastpath is missed by more than noise, or could not be measured.
+    #[arg(long)]
+    pub check: bool,
     /// Use the wormhole and wormholed of this directory instead of building them.
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
@@ -76,75 +86,111 @@ pub struct Args {
     pub debug_build: bool,
 }
 
-/// A set of columns.
+/// What is compared.
 #[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
-    /// Every column of the comparison with other proxies.
+    /// The relay with other proxies: every column.
     Relay,
+    /// The fast path with no proxy at all, the relay, the best proxy, and container networks; against its targets.
+    Fastpath,
 }
 
-impl Suite {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Relay => "relay",
-        }
-    }
-
-    fn columns(self) -> &'static [columns::Column] {
-        match self {
-            Self::Relay => columns::RELAY,
-        }
-    }
+/// Where things are.
+struct Paths {
+    root: PathBuf,
+    tools: PathBuf,
+    out: PathBuf,
 }
 
 /// Runs the bench and prints its table.
 #[allow(clippy::needless_pass_by_value, reason = "the arguments are this command's own")]
-pub fn run(args: Args) -> Result<()> {
-    let mut columns = columns::select(args.suite.columns(), &args.only)?;
-    columns.retain(|column| run::effort(&args).includes(column.measure));
-    let peers = select_peers(&args)?;
+pub fn run(args: Args) -> Result<ExitCode> {
+    match args.suite {
+        Suite::Relay => relay(&args),
+        Suite::Fastpath => fastpath::run(&args),
+    }
+}
+
+fn relay(args: &Args) -> Result<ExitCode> {
+    let mut columns = columns::select(columns::RELAY, &args.only, &[columns::APPS])?;
+    let effort = run::effort(args);
+    columns.retain(|column| effort.includes(column.measure));
+    let by_default: Vec<&str> = peers::by_default().map(Peer::name).collect();
+    let peers = select_peers(args, peers::ALL, &by_default)?;
+    let paths = paths(args)?;
+    install::provide(&peers, columns.iter().any(|c| c.group == columns::APPS), false, &paths.tools, may_install(args));
+    let bins = bins(args, &paths.root, &peers);
+    let mut results = run::run(&run::Plan {
+        args,
+        title: "relay".into(),
+        effort,
+        columns: &columns,
+        peers: &peers,
+        bins: &bins,
+        tools: &paths.tools,
+        out: &paths.out,
+        ground: &run::Ground::new()?,
+        containers: None,
+    })?;
+    results.conclude(&columns);
+    let text = table::render(&results, &columns) + &table::verdicts(&results, &columns);
+    println!("{text}");
+    let file = |extension: &str| paths.out.join(format!("relay.{extension}"));
+    std::fs::write(file("txt"), &text).with_context(|| format!("write {}", file("txt").display()))?;
+    results.write_csv(&file("csv"))?;
+    results.write_json(&file("json"))?;
+    plot::write(&results, &columns, &file("svg"))?;
+    println!("{} (and .csv, .json, .txt)", file("svg").display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the directory for what comes out. A debug build is replaced by a release build here, and this does not return.
+fn paths(args: &Args) -> Result<Paths> {
     if cfg!(debug_assertions) && !args.debug_build {
-        return binaries::reexec_in_release();
+        binaries::reexec_in_release()?;
     }
     let root = binaries::root()?;
     let target = binaries::target(&root);
     let out = args.out.clone().unwrap_or_else(|| target.join("bench"));
     std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
     let out = out.canonicalize().with_context(|| format!("find {}", out.display()))?;
-    let tools = target.join("tools");
-    let yes = args.yes || std::env::var_os("CI").is_some_and(|ci| ci == "true");
-    install::provide(&peers, columns.iter().any(|c| c.group == columns::APPS), &tools, yes);
-    let bins = match &args.bin_dir {
-        Some(dir) => dir.canonicalize().with_context(|| format!("find {}", dir.display())),
-        None if peers.iter().any(|peer| peer.name() == peers::WORMHOLE) => binaries::build(&root),
-        None => Ok(target.join("release")),
-    };
-    let mut results = run::run(&run::Plan { args: &args, columns: &columns, peers: &peers, bins, tools: &tools, out: &out })?;
-    results.conclude(&columns);
-    let text = table::render(&results, &columns);
-    println!("{text}");
-    let file = |extension: &str| out.join(format!("{}.{extension}", args.suite.name()));
-    std::fs::write(file("txt"), &text).with_context(|| format!("write {}", file("txt").display()))?;
-    results.write_csv(&file("csv"))?;
-    results.write_json(&file("json"))?;
-    plot::write(&results, &columns, &file("svg"))?;
-    println!("{} (and .csv, .json, .txt)", file("svg").display());
-    Ok(())
+    Ok(Paths { root, tools: target.join("tools"), out })
 }
 
-/// The peers that the arguments name, in the order of the table.
-fn select_peers(args: &Args) -> Result<Vec<&'static dyn Peer>> {
+fn may_install(args: &Args) -> bool {
+    args.yes || std::env::var_os("CI").is_some_and(|ci| ci == "true")
+}
+
+/// Where wormhole's binaries are; they are built when a peer needs them and the arguments name none.
+fn bins(args: &Args, root: &Path, peers: &[&'static dyn Peer]) -> Result<PathBuf> {
+    match &args.bin_dir {
+        Some(dir) => dir.canonicalize().with_context(|| format!("find {}", dir.display())),
+        None if peers.iter().any(|peer| is_wormhole(*peer)) => binaries::build(root),
+        None => Ok(binaries::target(root).join("release")),
+    }
+}
+
+/// Whether a peer is the product, in one of its ways.
+fn is_wormhole(peer: &dyn Peer) -> bool {
+    [peers::WORMHOLE, peers::RELAY].contains(&peer.name())
+}
+
+/// The peers of `all` that the arguments name, in the order of the table; those of `by_default` when they name none.
+fn select_peers(args: &Args, all: &[&'static dyn Peer], by_default: &[&str]) -> Result<Vec<&'static dyn Peer>> {
     let named = if args.variants.is_empty() { &args.peers } else { &args.variants };
-    if let Some(unknown) = named.iter().find(|name| !peers::ALL.iter().any(|peer| peer.name() == **name)) {
-        let names: Vec<&str> = peers::ALL.iter().map(|peer| peer.name()).collect();
+    if let Some(unknown) = named.iter().find(|name| !peers::every().any(|peer| peer.name() == **name)) {
+        let mut names: Vec<&str> = peers::every().map(Peer::name).collect();
+        names.sort_unstable();
+        names.dedup();
         bail!("{unknown}: no such variant; there are {}", names.join(", "));
     }
-    if named.is_empty() {
-        return Ok(peers::by_default().collect());
-    }
-    let reference = |name: &str| args.variants.is_empty() && [peers::DIRECT, peers::WORMHOLE].contains(&name);
-    let wanted = |peer: &&dyn Peer| named.iter().any(|name| name == peer.name()) || reference(peer.name());
-    Ok(peers::ALL.iter().copied().filter(wanted).collect())
+    let wanted = |peer: &&'static dyn Peer| {
+        let is_named = named.iter().any(|name| name == peer.name());
+        // Named peers come beside those that they are compared with.
+        let reference = args.variants.is_empty() && by_default.contains(&peer.name()) && !peers::is_proxy(peer.name());
+        if named.is_empty() { by_default.contains(&peer.name()) } else { is_named || reference }
+    };
+    Ok(all.iter().copied().filter(wanted).collect())
 }
 
 #[cfg(test)]
@@ -160,7 +206,8 @@ mod tests {
 
     fn names(words: &[&str]) -> Result<Vec<&'static str>> {
         let args = Cli::try_parse_from(["bench"].iter().chain(words))?.args;
-        Ok(select_peers(&args)?.iter().map(|peer| peer.name()).collect())
+        let by_default: Vec<&str> = peers::by_default().map(Peer::name).collect();
+        Ok(select_peers(&args, peers::ALL, &by_default)?.iter().map(|peer| peer.name()).collect())
     }
 
     #[test]

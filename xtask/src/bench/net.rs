@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -97,11 +97,12 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     Ok(ports)
 }
 
-/// Says whether something listens on `port` without connecting to it: a connection would reach through to the tail.
-pub fn is_listening(port: u16) -> bool {
-    ["/proc/net/tcp", "/proc/net/tcp6"]
+/// Says whether something listens on `port` in the network of a process (`self` or a pid) without connecting to it: a
+/// connection would reach through to the tail.
+pub fn is_listening(process: &str, port: u16) -> bool {
+    ["tcp", "tcp6"]
         .iter()
-        .filter_map(|path| std::fs::read_to_string(Path::new(path)).ok())
+        .filter_map(|table| std::fs::read_to_string(format!("/proc/{process}/net/{table}")).ok())
         .any(|table| listens_in(&table, port))
 }
 

@@ -88,28 +88,6 @@ impl Group {
             .collect()
     }
 
-    /// CPU time of the group and of its children that were waited for.
-    pub fn cpu_seconds(&self) -> f64 {
-        self.members().into_iter().filter_map(Stat::of).map(|stat| stat.ticks as f64).sum::<f64>() / ticks()
-    }
-
-    /// Binds every thread to `cpus`; threads and processes that they start inherit it.
-    pub fn pin(&self, cpus: &[usize]) -> Result<()> {
-        let mut set = CpuSet::new();
-        cpus.iter().for_each(|cpu| set.set(*cpu));
-        for pid in self.members() {
-            let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
-            for task in tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()) {
-                match sched_setaffinity(Pid::from_raw(task), &set) {
-                    // It has ended meanwhile.
-                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                    Err(e) => return Err(e).with_context(|| format!("pin thread {task} of {}", self.name)),
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Resident memory of the group.
     pub fn memory(&self) -> Memory {
         self.members().into_iter().fold(Memory::default(), |sum, pid| {
@@ -136,6 +114,40 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// CPU time of processes, and of those of their children that they waited for.
+pub fn cpu_seconds(pids: &[u32]) -> f64 {
+    pids.iter().filter_map(|pid| Stat::of(*pid)).map(|stat| stat.ticks as f64).sum::<f64>() / ticks()
+}
+
+/// Binds every thread of some processes to `cpus`; threads and processes that they start inherit it.
+pub fn pin(pids: &[u32], cpus: &[usize]) -> Result<()> {
+    let mut set = CpuSet::new();
+    cpus.iter().for_each(|cpu| set.set(*cpu));
+    for pid in pids {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for task in tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()) {
+            match sched_setaffinity(Pid::from_raw(task), &set) {
+                // It has ended meanwhile.
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(e) => return Err(e).with_context(|| format!("pin thread {task}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Processes whose command line begins with this program (by its file's name) and holds `word`.
+pub fn named(program: &str, word: &str) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split('\0');
+        words.next().is_some_and(|first| first.rsplit('/').next() == Some(program)) && words.any(|other| other == word)
+    })
+    .collect()
 }
 
 /// Reads `NAME   123 kB` from a text of /proc, in bytes.

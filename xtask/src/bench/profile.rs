@@ -21,10 +21,11 @@ const TOP: usize = 20;
 pub fn start(bench: &Bench, variant: &Variant, measure: Measure) -> Option<Recording> {
     let dir = bench.profiles.as_ref().filter(|_| variant.name == WORMHOLE)?;
     let pids: Vec<String> = variant.members().iter().map(u32::to_string).collect();
+    let whom = if bench.profile_all { vec!["-a".to_owned()] } else { vec!["-p".to_owned(), pids.join(",")] };
     let data = dir.join(format!("perf-{}.data", file_name(measure)));
     let _ = std::fs::remove_file(&data);
     let mut command = Command::new(find("perf")?);
-    command.args(["record", "-g", "-q", "-F", "999", "-p", &pids.join(","), "-o"]).arg(&data);
+    command.args(["record", "-g", "-q", "-F", "999"]).args(whom).arg("-o").arg(&data);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
     // perf writes the head of its file once its counters are open; the load must not be over by then.
     let end = Instant::now() + Duration::from_secs(5);

@@ -97,7 +97,7 @@ impl Results {
     }
 
     /// The best of the other proxies in a column.
-    fn best_peer(&self, column: &Column) -> Option<(&str, f64)> {
+    pub fn best_peer(&self, column: &Column) -> Option<(&str, f64)> {
         let cells = self.cells.iter().filter(|cell| cell.column == column.id && peers::is_rival(&cell.variant));
         stats::best(column.better, cells.filter_map(|cell| Some((cell.variant.as_str(), cell.median?))))
     }
@@ -122,21 +122,25 @@ impl Results {
         }
     }
 
-    /// Writes `bench.json`.
+    /// Writes everything as JSON.
     pub fn write_json(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).context("render JSON")?;
-        std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))
+        write_json(self, path)
     }
 
-    /// Writes `bench.csv`: a line for each column and variant.
+    /// Writes a line of CSV for each column and variant.
     pub fn write_csv(&self, path: &Path) -> Result<()> {
         let mut csv = csv::Writer::from_path(path).with_context(|| format!("create {}", path.display()))?;
-        let titles = ["column", "unit", "variant", "median", "min", "max", "rounds", "ratio_to_direct", "ratio_to_best_peer"];
-        csv.write_record(titles.into_iter().chain(["date", "kernel", "failed"]))?;
+        csv.write_record(CSV)?;
+        self.records().try_for_each(|record| csv.write_record(record))?;
+        csv.flush().with_context(|| format!("write {}", path.display()))
+    }
+
+    /// The fields named in [`CSV`], for each column and variant.
+    pub fn records(&self) -> impl Iterator<Item = [String; CSV.len()]> {
         let number = |value: Option<f64>| value.map(|v| format!("{v:.6}")).unwrap_or_default();
-        for cell in &self.cells {
+        self.cells.iter().map(move |cell| {
             let unit = self.columns.iter().find(|c| c.id == cell.column).map(|c| c.unit.as_str()).unwrap_or_default();
-            let record = [
+            [
                 cell.column.clone(),
                 unit.into(),
                 cell.variant.clone(),
@@ -149,11 +153,31 @@ impl Results {
                 self.header.date.clone(),
                 self.header.kernel.clone(),
                 cell.failed.clone().unwrap_or_default(),
-            ];
-            csv.write_record(record)?;
-        }
-        csv.flush().with_context(|| format!("write {}", path.display()))
+            ]
+        })
     }
+}
+
+/// Titles of a CSV file.
+pub const CSV: [&str; 12] = [
+    "column",
+    "unit",
+    "variant",
+    "median",
+    "min",
+    "max",
+    "rounds",
+    "ratio_to_direct",
+    "ratio_to_best_peer",
+    "date",
+    "kernel",
+    "failed",
+];
+
+/// Writes a value as JSON.
+pub fn write_json(value: &impl Serialize, path: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).context("render JSON")?;
+    std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))
 }
 
 impl Cell {
@@ -191,7 +215,7 @@ pub mod tests {
 
     /// Two columns, four variants, one of them skipped.
     pub fn sample() -> Result<(Results, Vec<&'static Column>)> {
-        let columns = select(RELAY, &["rtt1".into(), "stream64k".into()])?;
+        let columns = select(RELAY, &["rtt1".into(), "stream64k".into()], &[])?;
         let variant = |name: &str, skipped: Option<&str>| VariantInfo {
             name: name.into(),
             about: "as it comes".into(),

@@ -1,31 +1,53 @@
 //! The rounds: in each, every measurement on every variant, one after the other.
 
-use super::Args;
 use super::columns::{Column, Measure, measures};
-use super::measure::{Bench, Effort, Variant, idle_fits};
+use super::fastpath::containers::Containers;
+use super::measure::{Bench, Effort, Values, Variant, idle_fits};
 use super::peers::{Peer, Place};
 use super::results::{Cell, ColumnInfo, Header, Results, VariantInfo};
-use super::{net, proc};
+use super::{Args, Suite, net, proc};
 use anyhow::{Context, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+use tempfile::TempDir;
 
 /// What to run.
 pub struct Plan<'a> {
     pub args: &'a Args,
+    /// What is measured, for titles.
+    pub title: String,
+    pub effort: Effort,
     pub columns: &'a [&'static Column],
     pub peers: &'a [&'static dyn Peer],
     /// Where wormhole's binaries are, or why there are none.
-    pub bins: Result<PathBuf>,
+    pub bins: &'a Result<PathBuf>,
     pub tools: &'a Path,
     pub out: &'a Path,
+    pub ground: &'a Ground,
+    /// The two containers, where they are what is measured.
+    pub containers: Option<&'a Containers>,
+}
+
+/// What processes on both sides of a measurement know: a directory, and the server's port.
+pub struct Ground {
+    pub dir: TempDir,
+    pub tail: u16,
+}
+
+impl Ground {
+    /// A fresh one.
+    pub fn new() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("wormhole-bench-").tempdir().context("make a temporary directory")?;
+        let tail = *net::free_ports(1)?.first().context("no port for the server")?;
+        Ok(Self { dir, tail })
+    }
 }
 
 /// Values of the rounds by column and variant, and the last reason why one is missing.
 #[derive(Default)]
-struct Samples {
+pub struct Samples {
     values: HashMap<(&'static str, &'static str), Vec<f64>>,
     failed: HashMap<(&'static str, &'static str), String>,
     /// Variants that ended by themselves, and during what.
@@ -34,85 +56,90 @@ struct Samples {
 
 /// Starts the variants, measures, and ends them.
 pub fn run(plan: &Plan<'_>) -> Result<Results> {
-    let dir = tempfile::Builder::new().prefix("wormhole-bench-").tempdir().context("make a temporary directory")?;
-    let effort = effort(plan.args);
     // Before anything else runs: what the machine was doing without us.
-    let mut header = header(plan, &effort);
-    let ports = net::free_ports(1 + 2 * plan.peers.len())?;
-    let (tail, ports) = ports.split_first().context("no port for the server")?;
-    let bench = Bench {
-        exe: std::env::current_exe().context("find this program")?,
-        tail: *tail,
-        tail_unix: dir.path().join("tail.sock"),
-        cpus: proc::cpus(),
-        effort,
-        fd_limit: proc::raise_fd_limit(),
-        seed: plan.args.seed,
-        dir: dir.path().to_owned(),
-        profiles: plan.args.profile.then(|| plan.out.to_owned()),
-    };
+    let mut header = header(plan);
+    let bench = bench(plan)?;
+    let ports = ports(plan, plan.peers.len())?;
     let mut variants = Vec::new();
     let mut infos = Vec::new();
-    for (peer, ports) in plan.peers.iter().zip(ports.chunks(2)) {
+    for (peer, ports) in plan.peers.iter().zip(ports) {
         let started = start(plan, *peer, &bench, ports);
         let skipped = started.as_ref().err().map(|error| format!("{error:#}"));
         infos.push(VariantInfo { name: peer.name().into(), about: peer.about().into(), skipped });
         variants.extend(started);
     }
     let samples = rounds(plan, &bench, &mut variants);
-    header.notes.extend(samples.deaths.iter().cloned());
-    let mut results = Results { header, variants: infos, columns: Vec::new(), cells: Vec::new(), verdicts: Vec::new() };
-    for column in plan.columns {
-        results.columns.push(ColumnInfo::from(*column));
-        for variant in &variants {
-            let key = (column.id, variant.name);
-            let (values, failed) = (samples.values.get(&key).cloned().unwrap_or_default(), samples.failed.get(&key).cloned());
-            results.cells.push(Cell::new(column.id, variant.name, values, failed));
+    for variant in &variants {
+        if let Some(segment) = &variant.running.segment {
+            let said = segment.summary().unwrap_or_else(|error| format!("{error:#}"));
+            header.notes.push(format!("{}: {said}", variant.name));
         }
     }
-    Ok(results)
+    let names: Vec<&'static str> = variants.iter().map(|variant| variant.name).collect();
+    Ok(samples.into_results(header, infos, plan.columns, &names))
+}
+
+/// Two free ports for each of `count` variants.
+pub fn ports(plan: &Plan<'_>, count: usize) -> Result<Vec<[u16; 2]>> {
+    let mut free = net::free_ports(1 + 2 * count)?;
+    free.retain(|port| *port != plan.ground.tail);
+    Ok(free.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect())
 }
 
 /// How long and how often, by the arguments.
 pub fn effort(args: &Args) -> Effort {
-    let mut effort = if args.quick { Effort::QUICK } else { Effort::FULL };
+    let full = if args.suite == Suite::Fastpath { Effort::FASTPATH } else { Effort::FULL };
+    let mut effort = if args.quick { Effort::QUICK } else { full };
     if let Some(rounds) = args.rounds {
         effort.rounds = usize::from(rounds);
     }
     effort
 }
 
-fn start(plan: &Plan<'_>, peer: &'static dyn Peer, bench: &Bench, ports: &[u16]) -> Result<Variant> {
+/// What all measurements of a plan share.
+pub fn bench(plan: &Plan<'_>) -> Result<Bench> {
+    let fastpath = plan.args.suite == Suite::Fastpath;
+    Ok(Bench {
+        exe: std::env::current_exe().context("find this program")?,
+        tail: plan.ground.tail,
+        cpus: proc::cpus(),
+        effort: plan.effort,
+        fd_limit: proc::raise_fd_limit(),
+        seed: plan.args.seed,
+        dir: plan.ground.dir.path().to_owned(),
+        profiles: plan.args.profile.then(|| plan.out.to_owned()),
+        profile_all: fastpath,
+        pin_apps: fastpath,
+    })
+}
+
+/// Starts one variant on two free ports.
+pub fn start(plan: &Plan<'_>, peer: &'static dyn Peer, bench: &Bench, ports: [u16; 2]) -> Result<Variant> {
     let dir = bench.dir.join(peer.name());
     // Started again, wormhole would find its segment in the records of the first time.
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     // Only wormhole needs its binaries: the others run without.
-    let bins = match &plan.bins {
+    let bins = match plan.bins {
         Ok(bins) => bins.as_path(),
-        Err(error) if peer.name() == super::peers::WORMHOLE => return Err(anyhow!("{error:#}")),
+        Err(error) if super::is_wormhole(peer) => return Err(anyhow!("{error:#}")),
         Err(_) => Path::new(""),
     };
-    let [head, spare] = ports else { return Err(anyhow!("two ports are needed")) };
+    let tail_unix = bench.dir.join("tail.sock");
+    let [head, spare] = ports;
     let place = Place {
         exe: &bench.exe,
         dir,
-        head: *head,
-        spare: *spare,
+        head,
+        spare,
         tail: bench.tail,
-        tail_unix: &bench.tail_unix,
+        tail_unix: &tail_unix,
         tools: plan.tools,
         bins,
+        containers: plan.containers,
     };
     let running = peer.start(&place)?;
-    Ok(Variant {
-        peer,
-        ports: [*head, *spare],
-        name: peer.name(),
-        head: running.head,
-        groups: running.groups,
-        forks: peer.forks(),
-    })
+    Ok(Variant { peer, ports, name: peer.name(), forks: peer.forks(), running })
 }
 
 /// Every round starts with another variant, so that none always comes after the same one.
@@ -147,6 +174,27 @@ fn rounds(plan: &Plan<'_>, bench: &Bench, variants: &mut [Variant]) -> Samples {
 }
 
 impl Samples {
+    /// Everything that was measured, under its header.
+    pub fn into_results(
+        self,
+        mut header: Header,
+        variants: Vec<VariantInfo>,
+        columns: &[&'static Column],
+        names: &[&'static str],
+    ) -> Results {
+        header.notes.extend(self.deaths);
+        let mut results = Results { header, variants, columns: Vec::new(), cells: Vec::new(), verdicts: Vec::new() };
+        for column in columns {
+            results.columns.push(ColumnInfo::from(*column));
+            for name in names {
+                let key = (column.id, *name);
+                let (values, failed) = (self.values.get(&key).cloned().unwrap_or_default(), self.failed.get(&key).cloned());
+                results.cells.push(Cell::new(column.id, name, values, failed));
+            }
+        }
+        results
+    }
+
     /// Starts a variant again that did not survive a measurement: it shall lose that column, not all that follow.
     fn revive(&mut self, plan: &Plan<'_>, bench: &Bench, variant: &mut Variant, measure: Measure) {
         if let Err(error) = variant.check_alive() {
@@ -157,26 +205,32 @@ impl Samples {
 
     fn restart(&mut self, plan: &Plan<'_>, bench: &Bench, variant: &mut Variant) {
         // First the old one's end: the new one takes its port.
-        variant.groups.clear();
-        match start(plan, variant.peer, bench, &variant.ports) {
+        variant.running.groups.clear();
+        match start(plan, variant.peer, bench, variant.ports) {
             Ok(again) => *variant = again,
             Err(error) => self.deaths.push(format!("{}: does not start again: {error:#}", variant.name)),
         }
     }
 
-    fn take(&mut self, bench: &Bench, variant: &mut Variant, measure: Measure, columns: &[&'static Column]) {
-        match bench.take(variant, measure) {
-            Ok(values) => values.into_iter().for_each(|(id, v)| self.values.entry((id, variant.name)).or_default().push(v)),
+    fn take(&mut self, bench: &Bench, variant: &Variant, measure: Measure, columns: &[&'static Column]) {
+        self.note(variant.name, measure, columns, bench.take(variant, measure));
+    }
+
+    /// Keeps the values of a round, or why there are none.
+    pub fn note(&mut self, name: &'static str, measure: Measure, columns: &[&'static Column], taken: Result<Values>) {
+        match taken {
+            Ok(values) => values.into_iter().for_each(|(id, v)| self.values.entry((id, name)).or_default().push(v)),
             Err(error) => {
                 for column in columns.iter().filter(|column| column.measure == measure) {
-                    self.failed.insert((column.id, variant.name), format!("{error:#}"));
+                    self.failed.insert((column.id, name), format!("{error:#}"));
                 }
             }
         }
     }
 }
 
-fn header(plan: &Plan<'_>, effort: &Effort) -> Header {
+/// Where and how a plan is run.
+pub fn header(plan: &Plan<'_>) -> Header {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let cpu =
@@ -190,15 +244,23 @@ fn header(plan: &Plan<'_>, effort: &Effort) -> Header {
         cpus: proc::cpus().len(),
         load,
         command: format!("cargo xtask {}", words.join(" ")),
-        suite: plan.args.suite.name().into(),
-        rounds: effort.rounds,
+        suite: plan.title.clone(),
+        rounds: plan.effort.rounds,
         seed: plan.args.seed,
-        notes: notes(plan.columns, effort, plan.args.profile),
+        notes: notes(plan),
     }
 }
 
-/// What a reader must know, for the columns that are there.
-fn notes(columns: &[&'static Column], effort: &Effort, profile: bool) -> Vec<String> {
+/// What a reader must know, by the suite.
+fn notes(plan: &Plan<'_>) -> Vec<String> {
+    match plan.args.suite {
+        Suite::Relay => relay_notes(plan.columns, &plan.effort, plan.args.profile),
+        // Those of its parts are the same, and are said once at the end.
+        Suite::Fastpath => Vec::new(),
+    }
+}
+
+fn relay_notes(columns: &[&'static Column], effort: &Effort, profile: bool) -> Vec<String> {
     let mut notes = Vec::new();
     if profile {
         notes.push(
@@ -232,7 +294,9 @@ mod tests {
 
     #[test]
     fn notes_fit_the_columns() -> Result<()> {
-        let of = |only: &str| Ok::<_, anyhow::Error>(notes(&select(RELAY, &[only.into()])?, &Effort::QUICK, false).join("\n"));
+        let of = |only: &str| {
+            Ok::<_, anyhow::Error>(relay_notes(&select(RELAY, &[only.into()], &[])?, &Effort::QUICK, false).join("\n"))
+        };
         assert!(of("rtt")?.contains("pinned to it"));
         assert!(!of("conn")?.contains("pinned to it"));
         Ok(())

@@ -6,12 +6,11 @@ use super::results::{Cell, Results};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use std::fmt::Write;
 
-/// Everything that is printed at the end of a run.
+/// The table of a run, and what one must know to read it.
 pub fn render(results: &Results, columns: &[&Column]) -> String {
     let mut text = header(results);
     let _ = writeln!(text, "{}", table(results, columns));
     text.push_str(&legend(results, columns));
-    text.push_str(&verdicts(results, columns));
     text
 }
 
@@ -77,7 +76,8 @@ fn legend(results: &Results, columns: &[&Column]) -> String {
     text
 }
 
-fn verdicts(results: &Results, columns: &[&Column]) -> String {
+/// wormhole against the best peer, column by column.
+pub fn verdicts(results: &Results, columns: &[&Column]) -> String {
     let mut text = String::from("\nwormhole against the best peer (ok: within 5 %)\n");
     if results.verdicts.is_empty() {
         text.push_str("  nothing to compare: wormhole or every peer is missing from this run\n");
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_reader_finds_everything() -> anyhow::Result<()> {
         let (results, columns) = sample()?;
-        let text = render(&results, &columns);
+        let text = render(&results, &columns) + &verdicts(&results, &columns);
         for part in ["22.0 (2.00)", "failed", "socat: skipped: not installed", "5 bytes were sent", "a note", "short by 9 %"] {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }

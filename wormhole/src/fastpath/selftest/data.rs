@@ -42,10 +42,10 @@ pub fn order(rig: &Rig<'_>) -> io::Result<Seen> {
 pub fn charged(rig: &Rig<'_>) -> io::Result<Seen> {
     const SENT: usize = 64 << 10;
     let Joined { mut client, mut server, link, near: _near, far: _far } = rig.join()?;
-    let (before, room) = (memory(server.as_fd())?, link.room(Role::Server));
+    let (before, waited) = (memory(server.as_fd())?, link.waiting(Role::Server));
     client.write_all(&vec![b'x'; SENT])?;
     let charge = memory(server.as_fd())?.saturating_sub(before);
-    let felt = room.saturating_sub(link.room(Role::Server));
+    let felt = link.waiting(Role::Server).saturating_sub(waited);
     server.read_exact(&mut vec![0; SENT])?;
     let left = memory(server.as_fd())?;
     let seen =

@@ -3,7 +3,6 @@
 use super::{DIRECT, Peer, Place, Running, Source, UNIX_PAIR};
 use crate::bench::net::Endpoint;
 use anyhow::Result;
-use std::net::{Ipv4Addr, SocketAddr};
 
 /// TCP over loopback.
 pub struct Direct;
@@ -22,7 +21,7 @@ impl Peer for Direct {
     }
 
     fn start(&self, place: &Place<'_>) -> Result<Running> {
-        Ok(Running { head: Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, place.tail))), groups: Vec::new() })
+        Ok(place.on_host(Place::loopback(place.tail), Vec::new()))
     }
 }
 
@@ -43,6 +42,6 @@ impl Peer for UnixPair {
     }
 
     fn start(&self, place: &Place<'_>) -> Result<Running> {
-        Ok(Running { head: Endpoint::Unix(place.tail_unix.to_owned()), groups: Vec::new() })
+        Ok(place.on_host(Endpoint::Unix(place.tail_unix.to_owned()), Vec::new()))
     }
 }

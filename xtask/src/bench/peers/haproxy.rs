@@ -1,6 +1,6 @@
 //! HAProxy, TCP mode.
 
-use super::{Peer, Place, Running, Source, need};
+use super::{HAPROXY, Peer, Place, Running, Source, need};
 use crate::bench::{measure::idle_fits, proc};
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ pub struct Haproxy;
 
 impl Peer for Haproxy {
     fn name(&self) -> &'static str {
-        "haproxy"
+        HAPROXY
     }
 
     fn about(&self) -> &'static str {

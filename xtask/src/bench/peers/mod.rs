@@ -1,5 +1,6 @@
 //! What is measured: no proxy at all, wormhole, and the other proxies, each the real program with its own file here.
 
+mod containers;
 mod direct;
 mod docker_proxy;
 mod haproxy;
@@ -9,8 +10,11 @@ mod socat;
 mod systemd;
 mod wormhole;
 
-use super::net::{self, Endpoint};
+use super::fastpath::containers::Containers;
+use super::net::Endpoint;
 use super::proc::Group;
+use super::segment::Segment;
+use super::site::Site;
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -66,20 +70,32 @@ pub struct Place<'a> {
     pub tools: &'a Path,
     /// Where wormhole's binaries are.
     pub bins: &'a Path,
+    /// The two containers, where they are what is measured.
+    pub containers: Option<&'a Containers>,
 }
 
 /// A peer that has been started.
 pub struct Running {
     /// Where clients connect.
     pub head: Endpoint,
+    /// Where they run.
+    pub client: Site,
+    /// Where the server runs.
+    pub server: Site,
+    /// Where it listens.
+    pub listen: Vec<Endpoint>,
     /// The processes between client and server.
     pub groups: Vec<Group>,
+    /// Further ones, which belong to somebody else.
+    pub others: Vec<u32>,
+    /// What the daemon in between can be asked about.
+    pub segment: Option<Segment>,
 }
 
-/// All of them, in the order of the table.
+/// What the relay is compared with, in the order of the table.
 pub static ALL: &[&dyn Peer] = &[
     &direct::Direct,
-    &wormhole::Wormhole,
+    &wormhole::RELAY_ALONE,
     &haproxy::Haproxy,
     &nginx::Nginx,
     &socat::Socat,
@@ -87,6 +103,39 @@ pub static ALL: &[&dyn Peer] = &[
     &docker_proxy::DockerProxy,
     &rathole::Rathole,
     &direct::UnixPair,
+];
+
+/// The fast path on the host: client and server beside each other.
+pub static HOST: &[&dyn Peer] = &[
+    &direct::Direct,
+    &direct::UnixPair,
+    &wormhole::HOST_FAST,
+    &wormhole::HOST_RELAY,
+    &haproxy::Haproxy,
+    &nginx::Nginx,
+    &socat::Socat,
+    &systemd::SocketProxyd,
+    &docker_proxy::DockerProxy,
+    &rathole::Rathole,
+];
+
+/// From one container to another one.
+pub static BETWEEN: &[&dyn Peer] = &[
+    &containers::BETWEEN_DIRECT,
+    &containers::BETWEEN_UNIX,
+    &wormhole::BETWEEN_FAST,
+    &wormhole::BETWEEN_RELAY,
+    &containers::BETWEEN_BRIDGE,
+];
+
+/// From the host into a container.
+pub static INTO: &[&dyn Peer] = &[
+    &containers::INTO_DIRECT,
+    &containers::INTO_UNIX,
+    &wormhole::INTO_FAST,
+    &wormhole::INTO_RELAY,
+    &containers::INTO_BRIDGE,
+    &containers::INTO_PUBLISHED,
 ];
 
 /// Measured unless asked for: everything but the AF_UNIX pair, which belongs to the fast path.
@@ -98,18 +147,69 @@ pub fn by_default() -> impl Iterator<Item = &'static dyn Peer> {
 pub const DIRECT: &str = "direct";
 /// The product.
 pub const WORMHOLE: &str = "wormhole";
+/// The product without its fast path, where both are measured.
+pub const RELAY: &str = "relay";
 /// A unix stream without a proxy.
 pub const UNIX_PAIR: &str = "unix-pair";
+/// HAProxy.
+pub const HAPROXY: &str = "haproxy";
+/// The network that containers have today.
+pub const BRIDGE: &str = "bridge";
+
+/// All that there are, some of them more than once.
+pub fn every() -> impl Iterator<Item = &'static dyn Peer> {
+    [ALL, HOST, BETWEEN, INTO].into_iter().flatten().copied()
+}
+
+/// A proxy that somebody else wrote, as opposed to the product and to ways without a proxy.
+pub fn is_proxy(name: &str) -> bool {
+    is_rival(name) && name != BRIDGE
+}
 
 /// Neither reference lines nor the product: what a "best peer" is taken from.
 pub fn is_rival(name: &str) -> bool {
-    ![DIRECT, WORMHOLE, UNIX_PAIR].contains(&name)
+    ![DIRECT, WORMHOLE, RELAY, UNIX_PAIR].contains(&name)
 }
 
 impl Place<'_> {
     /// The head as an endpoint.
     pub fn head(&self) -> Endpoint {
-        Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, self.head)))
+        Self::loopback(self.head)
+    }
+
+    /// A port of 127.0.0.1.
+    pub fn loopback(port: u16) -> Endpoint {
+        Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+
+    /// What was started on this host, between a client and a server of it.
+    fn on_host(&self, head: Endpoint, groups: Vec<Group>) -> Running {
+        Running {
+            head,
+            client: Site::Here,
+            server: Site::Here,
+            listen: vec![Self::loopback(self.tail), Endpoint::Unix(self.tail_unix.to_owned())],
+            groups,
+            others: Vec::new(),
+            segment: None,
+        }
+    }
+
+    /// What leads into the server's container.
+    fn to_container(&self, head: Endpoint, client: Site) -> Result<Running> {
+        let containers = self.containers()?;
+        let everywhere = Endpoint::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.tail)));
+        Ok(Running {
+            client,
+            server: Site::Container(containers.server.clone()),
+            // The bridge leads to another address than loopback.
+            listen: vec![everywhere, Endpoint::Unix(self.tail_unix.to_owned())],
+            ..self.on_host(head, Vec::new())
+        })
+    }
+
+    fn containers(&self) -> Result<&Containers> {
+        self.containers.context("there are no containers")
     }
 
     /// A command that runs `program` so that it dies with the bench, with its output in `NAME.log`.
@@ -128,8 +228,8 @@ impl Place<'_> {
     /// Starts a program and waits until the head listens.
     fn run<S: AsRef<OsStr>>(&self, name: &str, program: &Path, args: impl IntoIterator<Item = S>) -> Result<Running> {
         let mut group = Group::spawn(name, &mut self.command(name, program, args)?)?;
-        self.wait(name, &mut group, || net::is_listening(self.head))?;
-        Ok(Running { head: self.head(), groups: vec![group] })
+        self.wait(name, &mut group, || Site::Here.is_listening(self.head))?;
+        Ok(self.on_host(self.head(), vec![group]))
     }
 
     /// Waits up to ten seconds for `ready`; says what the program wrote when it has ended instead.
@@ -174,10 +274,12 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_fit_the_command_line() {
-        let mut names: Vec<&str> = ALL.iter().map(|peer| peer.name()).collect();
-        assert!(names.iter().all(|name| !name.contains(',')));
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), ALL.len());
+        for list in [ALL, HOST, BETWEEN, INTO] {
+            let mut names: Vec<&str> = list.iter().map(|peer| peer.name()).collect();
+            assert!(names.iter().all(|name| !name.contains(',')));
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), list.len());
+        }
     }
 }

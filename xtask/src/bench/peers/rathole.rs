@@ -1,7 +1,7 @@
 //! rathole: a tunnel, so a client and a server process and no connection of its own per stream at set-up.
 
 use super::{Peer, Place, Running, Source};
-use crate::bench::{net, proc::Group};
+use crate::bench::{proc::Group, site::Site};
 use anyhow::{Result, bail};
 
 /// See [`Peer::about`].
@@ -29,11 +29,11 @@ impl Peer for Rathole {
         let client = place.write("client.toml", &client(place.spare, place.tail))?;
         let spawn = |name: &str, args: [&std::ffi::OsStr; 2]| Group::spawn(name, &mut place.command(name, &program, args)?);
         let mut server = spawn("rathole-server", ["--server".as_ref(), server.as_os_str()])?;
-        place.wait("rathole-server", &mut server, || net::is_listening(place.spare))?;
+        place.wait("rathole-server", &mut server, || Site::Here.is_listening(place.spare))?;
         let mut client = spawn("rathole-client", ["--client".as_ref(), client.as_os_str()])?;
         // The head is listened on once the client has registered.
-        place.wait("rathole-client", &mut client, || net::is_listening(place.head))?;
-        Ok(Running { head: place.head(), groups: vec![server, client] })
+        place.wait("rathole-client", &mut client, || Site::Here.is_listening(place.head))?;
+        Ok(place.on_host(place.head(), vec![server, client]))
     }
 }
 

@@ -38,9 +38,13 @@ pub fn rtt(to: &Endpoint, seconds: f64, count: u64) -> Result<Report> {
     Ok(report([("count", histogram.len() as f64), ("p50", us(0.5)), ("p99", us(0.99)), ("p999", us(0.999))]))
 }
 
-/// Writes blocks of `size` bytes for `seconds`, then closes. The server counts what arrived and how long it took.
-pub fn stream(to: &Endpoint, seconds: f64, size: usize) -> Result<Report> {
+/// Writes blocks of `size` bytes for `seconds`, then closes. The server counts what arrived and how long it took. `greeted`:
+/// only after the server has said something.
+pub fn stream(to: &Endpoint, seconds: f64, size: usize, greeted: bool) -> Result<Report> {
     let mut socket = to.connect()?;
+    if greeted {
+        socket.read_exact(&mut [0]).context("read the server's greeting")?;
+    }
     let block = vec![b's'; size];
     // The clock is read once per MiB: at 64 B a read of it would cost as much as the write.
     let burst = ((1 << 20) / size).max(1);

@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 
 /// What a worker reports.
 pub type Report = BTreeMap<String, f64>;
@@ -36,6 +37,14 @@ pub struct Args {
 enum Role {
     /// Become another program that dies with the bench.
     Exec {
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Run another program until standard input ends.
+    Hold {
+        /// Where its output goes.
+        #[arg(long)]
+        log: PathBuf,
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
     },
@@ -63,6 +72,9 @@ enum Role {
         seconds: f64,
         #[arg(long)]
         size: usize,
+        /// Wait until the server has spoken.
+        #[arg(long)]
+        greeted: bool,
     },
     /// Connect, one byte there and back, close, again.
     Connects {
@@ -129,10 +141,11 @@ pub fn run(args: Args) -> Result<()> {
     proc::raise_fd_limit();
     let report = match args.role {
         Role::Exec { command } => return exec::exec(&command),
+        Role::Hold { log, command } => return exec::hold(&log, &command),
         Role::Serve { mode, listen } => return server::serve(mode, &listen),
         Role::Idle { to, connections } => return idle::client(&to, connections),
         Role::Rtt { to, seconds, count } => load::rtt(&to, seconds, count)?,
-        Role::Stream { to, seconds, size } => load::stream(&to, seconds, size)?,
+        Role::Stream { to, seconds, size, greeted } => load::stream(&to, seconds, size, greeted)?,
         Role::Connects { to, seconds, count, clients } => load::connects(&to, seconds, count, clients)?,
         Role::HalfClose { to, times } => clients::half_close(&to, times),
         Role::Reset { to, times } => clients::reset(&to, times),

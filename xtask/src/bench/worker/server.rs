@@ -17,6 +17,8 @@ pub enum Mode {
     Echo,
     /// Reads 256 KiB at a time and counts.
     Sink,
+    /// The same after a byte of greeting.
+    GreetingSink,
     /// Answers with 1 MiB after the client's end of file, not before.
     AfterEof,
     /// `R`: resets the connection. `W`: answers, then waits for the client's reset.
@@ -107,6 +109,10 @@ fn connection(mut socket: Socket, mode: Mode, tally: &Tally) -> Result<()> {
     match mode {
         Mode::Echo | Mode::Idle => echo(&mut socket)?,
         Mode::Sink => sink(&mut socket, tally)?,
+        Mode::GreetingSink => {
+            socket.write_all(b"g")?;
+            sink(&mut socket, tally)?;
+        }
         Mode::AfterEof => {
             let mut request = Vec::new();
             socket.read_to_end(&mut request)?;

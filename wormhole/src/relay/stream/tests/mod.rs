@@ -91,13 +91,13 @@ fn any_port() -> SockAddr {
 }
 
 fn tail(addrs: &[SocketAddr]) -> Tail {
-    Tail::Ready(Target { namespace: Namespace::own().unwrap(), addr: TargetAddr::Inet(addrs.to_vec()) })
+    Tail::Ready(Target { namespace: Namespace::own().unwrap(), addr: TargetAddr::Inet(addrs.to_vec()), server: None })
 }
 
 fn unix_tail(path: &Path) -> Tail {
     let path = path.to_str().unwrap().to_owned();
     let addr = TargetAddr::Unix { root: Root::own().unwrap(), path };
-    Tail::Ready(Target { namespace: Namespace::own().unwrap(), addr })
+    Tail::Ready(Target { namespace: Namespace::own().unwrap(), addr, server: None })
 }
 
 /// A server and the way to it.

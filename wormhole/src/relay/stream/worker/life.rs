@@ -53,6 +53,8 @@ impl Worker {
                 return;
             }
         };
+        // Asked for each attempt: the tail may have changed since the one before.
+        conn.no_server = conn.link.as_ref().ok().and(target.server.as_ref()).and_then(|server| server.objection());
         let link = conn.link.as_ref().ok().filter(|_| conn.no_server.is_none());
         let attempt = loop {
             let mut tried = socket::connect(target, conn.attempt, link, &route.options);

@@ -122,7 +122,7 @@ fn a_tail_in_another_namespace_is_reached_there() {
     socket.set_nonblocking(false).unwrap();
     let echo = Echo::on(socket);
     let (engine, route) = (engine(), route(&[], RelayOptions::default()));
-    route.set_tail(Tail::Ready(Target { namespace, addr: TargetAddr::Inet(vec![echo.addr]) }));
+    route.set_tail(Tail::Ready(Target { namespace, addr: TargetAddr::Inet(vec![echo.addr]), server: None }));
     let (_, addr) = serve(&engine, "127.0.0.1:0", &route);
     ask(&client(addr), b"over there");
     ask(&client(addr), b"and again");

@@ -25,7 +25,7 @@ fn engine() -> UdpEngine {
 }
 
 fn ready(addrs: &[SocketAddr]) -> Tail {
-    Tail::Ready(Target { namespace: Namespace::own().unwrap(), addr: TargetAddr::Inet(addrs.to_vec()) })
+    Tail::Ready(Target { namespace: Namespace::own().unwrap(), addr: TargetAddr::Inet(addrs.to_vec()), server: None })
 }
 
 fn route(addrs: &[SocketAddr], options: RelayOptions) -> Arc<Route> {

@@ -1,0 +1,129 @@
+//! Random conversations over the fast path: every byte, every end, every counter, and nothing left behind.
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `SEED` | repeats a run |
+//! | `CONNECTIONS` | how many instead of the default; 10,000 is a good number |
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
+
+use std::net::TcpListener;
+use wormhole_tests::crowd::{Crowd, Door, number};
+use wormhole_tests::netns::Netns;
+use wormhole_tests::room::{Made, Room};
+use wormhole_tests::talk::{ALL, CLEAN, Kind};
+use wormhole_tests::traffic::listen;
+use wormhole_tests::{fast, require, skip};
+
+/// Conversations at a time.
+const AT_ONCE: usize = 64;
+const LARGEST: usize = 1 << 20;
+
+/// A chain of `len` segments, each in a namespace of its own, and its server's listener.
+struct Chain {
+    made: Made,
+    len: usize,
+    /// They go with their names.
+    _places: Vec<Netns>,
+}
+
+impl Chain {
+    fn new(room: &Room, len: usize) -> (Self, TcpListener) {
+        let places: Vec<Netns> = (0..len).map(|_| Netns::create("c").unwrap()).collect();
+        let (last, between) = places.split_last().unwrap();
+        let listener = listen(&last.ns(), "127.0.0.1:700");
+        let between: String = between.iter().map(|place| format!(" chain url {}@:701", place.name)).collect();
+        let made = room.create(&format!("url :0{between} tail url {}@:700", last.name));
+        (Self { made, len, _places: places }, listener)
+    }
+}
+
+/// The segments of a chain, first one first.
+fn segments(room: &Room, chain: &Chain) -> Vec<serde_json::Value> {
+    let all = room.list();
+    let mut found = vec![room.wait_idle(&chain.made.id)];
+    while let Some(next) = all.iter().find(|s| s["parent"] == found[found.len() - 1]["id"]) {
+        found.push(room.wait_idle(next["id"].as_str().unwrap()));
+    }
+    assert_eq!(found.len(), chain.len, "{all:?}");
+    found
+}
+
+/// Runs a crowd over chains of these lengths; every segment of every chain has to have counted the same.
+fn over(crowd: &Crowd, lengths: &[usize]) {
+    let room = Room::with(None, &["--fastpath", "on"]);
+    if let Err(why) = fast::available(&room) {
+        skip!("{why}");
+    }
+    let chains: Vec<Chain> = lengths
+        .iter()
+        .map(|len| {
+            let (chain, listener) = Chain::new(&room, *len);
+            crowd.serve(listener);
+            chain
+        })
+        .collect();
+    let doors: Vec<Door> = chains.iter().map(|chain| Door::Tcp(room.ns(), chain.made.addr())).collect();
+    crowd.run(&doors, AT_ONCE);
+    crowd.check();
+    let mut bytes = (0, 0);
+    for (index, chain) in chains.iter().enumerate() {
+        let numbers = (index as u64..crowd.count).step_by(chains.len());
+        let total = numbers.clone().count();
+        for segment in segments(&room, chain) {
+            let (connections, direct) = (&segment["connections"], fast::sum(&segment, "direct"));
+            assert_eq!((&connections["total"], &connections["failed"]), (&total.into(), &0.into()), "{segment}");
+            let counted = (segment["bytes"]["to_tail"].as_u64().unwrap(), segment["bytes"]["to_head"].as_u64().unwrap());
+            if let Some(planned) = crowd.bytes(numbers.clone()) {
+                assert_eq!(counted, planned, "chain of {}: {segment}", chain.len);
+                assert_eq!(connections["reset"], 0, "{segment}");
+            }
+            assert!(direct > 0, "chain of {}: no byte went direct: {segment}", chain.len);
+            bytes = (bytes.0 + counted.0 + counted.1, bytes.1 + direct);
+        }
+    }
+    println!("{} MB, {} % of it direct", bytes.0 / 1_000_000, bytes.1 * 100 / bytes.0.max(1));
+    fast::wait_no_pair(&room);
+    fast::wait_empty(&room);
+}
+
+fn count(default: u64) -> u64 {
+    number("CONNECTIONS").unwrap_or(default)
+}
+
+#[test]
+fn random_conversations_over_one_segment() {
+    require!(Box);
+    over(&Crowd::new(count(500), ALL, LARGEST), &[1]);
+}
+
+#[test]
+fn random_conversations_over_chains() {
+    require!(Box);
+    over(&Crowd::new(count(300), ALL, LARGEST), &[1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn every_byte_is_counted_by_every_segment() {
+    require!(Box);
+    over(&Crowd::new(count(200), CLEAN, LARGEST), &[1, 2, 5]);
+}
+
+/// That the conversations ask no more than TCP gives: the same without a proxy.
+#[test]
+fn the_same_conversations_without_a_proxy() {
+    require!(Box);
+    let (crowd, place) = (Crowd::new(count(300), ALL, LARGEST), Netns::create("d").unwrap());
+    let listener = listen(&place.ns(), "127.0.0.1:700");
+    let door = Door::Tcp(place.ns(), listener.local_addr().unwrap());
+    crowd.serve(listener);
+    crowd.run(&[door], AT_ONCE);
+    crowd.check();
+}
+
+/// Whole messages from several threads, which redirected sends must not tear apart.
+#[test]
+fn messages_of_several_threads_stay_whole() {
+    require!(Box);
+    const THREADS: &[Kind] = &[Kind::Threads];
+    over(&Crowd::new(count(60), THREADS, LARGEST), &[1, 2]);
+}

@@ -1,0 +1,258 @@
+//! Who listens at the tails: in `auto` a server whose executable reads sockets by splice(2) must not be enrolled. The
+//! programs ask that of clients, in whose connect they run. A connection is accepted in nobody's context, so of servers
+//! it is known beforehand: who listens is found out when a tail is set, looked at again from time to time, and a
+//! connection only reads the verdict.
+
+mod holders;
+mod listening;
+
+use super::{Fastpath, Why};
+use crate::netns::Namespace;
+use arc_swap::ArcSwap;
+use holders::{Holder, holders};
+use listening::{elsewhere, listening};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// How often the listening sockets are compared with those that were there before.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How often /proc is gone through although nothing has changed: the socket may have been handed on.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// The pause after a look, as a multiple of what the look took: connections to servers that stay unknown ask for looks
+/// all the time.
+const REST: u32 = 9;
+
+/// Executables that listen for others, who accept or are handed what was accepted.
+const FOR_OTHERS: &[&str] = &["systemd", "systemd-executor", "systemd-socket-activate", "inetd", "xinetd"];
+
+/// What is known of the executables that listen at a tail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// All may be enrolled.
+    Free,
+    /// This one may not.
+    Spared(Arc<str>),
+    /// Nobody listens, or on somebody's behalf, or it cannot be seen who.
+    Unknown,
+}
+
+/// Whoever listens at a tail.
+#[derive(Debug)]
+pub struct Server {
+    namespace: Namespace,
+    addrs: Vec<SocketAddr>,
+    verdict: ArcSwap<Verdict>,
+    seen: Mutex<Seen>,
+    wake: Arc<Notify>,
+}
+
+/// What was seen when /proc was last gone through.
+#[derive(Debug, Default)]
+struct Seen {
+    sockets: BTreeSet<u64>,
+    /// By socket.
+    holders: Vec<Vec<Holder>>,
+    at: Option<Instant>,
+}
+
+/// All servers that are looked at.
+#[derive(Debug)]
+pub struct Owners {
+    fastpath: Arc<Fastpath>,
+    servers: Mutex<Vec<Weak<Server>>>,
+    /// Held over a look, so that an older one cannot overwrite what a newer one found.
+    looking: Mutex<()>,
+    wake: Arc<Notify>,
+}
+
+impl Server {
+    /// Why it is not to be enrolled, if so. Asks for a look when that is not known, for the next connection's sake.
+    pub fn objection(&self) -> Option<Why> {
+        match &**self.verdict.load() {
+            Verdict::Free => None,
+            Verdict::Spared(exe) => Some(Why::ServerSpared(Arc::clone(exe))),
+            Verdict::Unknown => {
+                self.wake.notify_one();
+                Some(Why::ServerUnknown)
+            }
+        }
+    }
+
+    /// True when it is whoever listens at these addresses.
+    pub fn is_at(&self, namespace: &Namespace, addrs: &[SocketAddr]) -> bool {
+        self.namespace == *namespace && self.addrs == addrs
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True when /proc has to be gone through to know who holds `sockets`.
+    fn is_stale(&self, sockets: &BTreeSet<u64>) -> bool {
+        let seen = self.seen();
+        seen.sockets != *sockets
+            || (**self.verdict.load() == Verdict::Unknown && !sockets.is_empty())
+            || seen.at.is_none_or(|at| at.elapsed() >= AGAIN)
+            || !seen.holders.iter().flatten().all(Holder::is_unchanged)
+    }
+
+    fn judge(&self, fastpath: &Fastpath) {
+        let seen = self.seen();
+        let verdict = if seen.sockets.is_empty() && elsewhere(&self.namespace, &self.addrs) {
+            // The programs will not see it either.
+            Verdict::Free
+        } else {
+            judge(&seen.holders, std::process::id(), |exe| fastpath.is_spared(exe))
+        };
+        if **self.verdict.load() != verdict {
+            tracing::debug!(addrs = ?self.addrs, ?verdict, "who listens at a tail");
+            self.verdict.store(Arc::new(verdict));
+        }
+    }
+}
+
+/// Judges by who holds each of the listening sockets. Those of this very process are heads of ours: what is accepted there
+/// is a link of a chain, and no server.
+fn judge(sockets: &[Vec<Holder>], own: u32, spared: impl Fn(&str) -> bool) -> Verdict {
+    let others = || sockets.iter().flatten().filter(|holder| holder.pid != own);
+    if let Some(exe) = others().filter_map(|holder| holder.exe.as_ref()).find(|exe| spared(exe)) {
+        return Verdict::Spared(Arc::clone(exe));
+    }
+    let accepts = |holder: &Holder| holder.pid == own || holder.exe.as_deref().is_some_and(|exe| !FOR_OTHERS.contains(&exe));
+    let known = !sockets.is_empty() && sockets.iter().all(|holders| holders.iter().any(accepts));
+    if known && others().all(|holder| holder.exe.is_some()) { Verdict::Free } else { Verdict::Unknown }
+}
+
+impl Owners {
+    /// Looks at nothing yet.
+    pub fn new(fastpath: Arc<Fastpath>) -> Arc<Self> {
+        Arc::new(Self { fastpath, servers: Mutex::default(), looking: Mutex::default(), wake: Arc::default() })
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Vec<Weak<Server>>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever listens at these addresses, looked at once; again by [`Owners::follow`] for as long as it is held.
+    pub async fn server(self: &Arc<Self>, namespace: Namespace, addrs: Vec<SocketAddr>) -> Arc<Server> {
+        let server = Arc::new(Server {
+            namespace,
+            addrs,
+            verdict: ArcSwap::from_pointee(Verdict::Unknown),
+            seen: Mutex::default(),
+            wake: Arc::clone(&self.wake),
+        });
+        self.servers().push(Arc::downgrade(&server));
+        self.look(vec![Arc::clone(&server)]).await;
+        server
+    }
+
+    /// Asks for a look: something listens that did not.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Looks again and again, until it is dropped.
+    pub async fn follow(self: Arc<Self>) {
+        loop {
+            // Both are a reason to look.
+            let _ = tokio::time::timeout(LOOK, self.wake.notified()).await;
+            let servers: Vec<Arc<Server>> = {
+                let mut all = self.servers();
+                all.retain(|server| server.strong_count() > 0);
+                all.iter().filter_map(Weak::upgrade).collect()
+            };
+            if !servers.is_empty() {
+                let took = self.look(servers).await;
+                tokio::time::sleep(took * REST).await;
+            }
+        }
+    }
+
+    async fn look(self: &Arc<Self>, servers: Vec<Arc<Server>>) -> Duration {
+        let owners = Arc::clone(self);
+        let look = move || {
+            let _one = owners.looking.lock().unwrap_or_else(PoisonError::into_inner);
+            let began = Instant::now();
+            look(&owners.fastpath, &servers);
+            began.elapsed()
+        };
+        // It fails only when the runtime ends.
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+}
+
+fn look(fastpath: &Fastpath, servers: &[Arc<Server>]) {
+    let mut stale = Vec::new();
+    for server in servers {
+        let sockets = listening(&server.namespace, &server.addrs).unwrap_or_else(|error| {
+            tracing::debug!(%error, addrs = ?server.addrs, "cannot see who listens at a tail");
+            BTreeSet::new()
+        });
+        if server.is_stale(&sockets) {
+            stale.push((server, sockets));
+        }
+    }
+    let wanted: BTreeMap<_, _> =
+        stale.iter().flat_map(|(server, sockets)| sockets.iter().map(|inode| (*inode, server.namespace.id()))).collect();
+    let found = if wanted.is_empty() { BTreeMap::new() } else { holders(&wanted) };
+    for (server, sockets) in stale {
+        let holders = sockets.iter().map(|inode| found.get(inode).cloned().unwrap_or_default()).collect();
+        *server.seen() = Seen { sockets, holders, at: Some(Instant::now()) };
+    }
+    // All of them: the list of executables may have grown.
+    for server in servers {
+        server.judge(fastpath);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const OWN: u32 = 1;
+
+    fn verdict(sockets: &[&[(u32, &str)]]) -> Verdict {
+        let holder = |(pid, exe): &(u32, &str)| Holder { pid: *pid, exe: (!exe.is_empty()).then(|| (*exe).into()) };
+        let sockets: Vec<Vec<Holder>> = sockets.iter().map(|holders| holders.iter().map(holder).collect()).collect();
+        judge(&sockets, OWN, |exe| ["haproxy", "wormholed"].contains(&exe))
+    }
+
+    #[test]
+    fn a_server_is_judged_by_all_who_may_accept() {
+        assert_eq!(verdict(&[&[(7, "nginx"), (8, "nginx")]]), Verdict::Free);
+        assert_eq!(verdict(&[&[(7, "nginx")], &[(8, "haproxy")]]), Verdict::Spared("haproxy".into()));
+        assert_eq!(verdict(&[&[(7, "nginx"), (8, "haproxy")]]), Verdict::Spared("haproxy".into()));
+        assert_eq!(verdict(&[&[(7, ""), (8, "haproxy")]]), Verdict::Spared("haproxy".into()));
+    }
+
+    #[test]
+    fn who_listens_for_others_does_not_count() {
+        assert_eq!(verdict(&[&[(7, "systemd")]]), Verdict::Unknown);
+        assert_eq!(verdict(&[&[(7, "systemd"), (8, "systemd-executor")]]), Verdict::Unknown);
+        assert_eq!(verdict(&[&[(7, "systemd"), (8, "sshd")]]), Verdict::Free);
+        assert_eq!(verdict(&[&[(7, "systemd"), (8, "haproxy")]]), Verdict::Spared("haproxy".into()));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_unknown() {
+        assert_eq!(verdict(&[]), Verdict::Unknown);
+        assert_eq!(verdict(&[&[]]), Verdict::Unknown);
+        assert_eq!(verdict(&[&[(7, "")]]), Verdict::Unknown);
+        assert_eq!(verdict(&[&[(7, "nginx"), (8, "")]]), Verdict::Unknown);
+        assert_eq!(verdict(&[&[(7, "nginx")], &[]]), Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_head_of_ours_is_free_and_another_daemons_is_not() {
+        assert_eq!(verdict(&[&[(OWN, "wormholed")]]), Verdict::Free);
+        assert_eq!(verdict(&[&[(7, "wormholed")]]), Verdict::Spared("wormholed".into()));
+        assert_eq!(verdict(&[&[(OWN, "wormholed")], &[(7, "haproxy")]]), Verdict::Spared("haproxy".into()));
+    }
+}
