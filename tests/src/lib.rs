@@ -31,4 +31,5 @@ pub mod skip;
 pub mod traffic;
 pub mod wait;
 
+pub use traffic::CONNECTIONS_ENV;
 pub use wait::wait_until;
