@@ -4,23 +4,279 @@
 /// The ELF section of the eBPF object that holds the version it was built from, as text without a terminator.
 pub const VERSION_SECTION: &str = "wormhole.version";
 
-/// Which side of a TCP connection a socket is; the index into the `ESTABLISHED` map.
+/// What a socket is to the connection that it belongs to.
+///
+/// ```text
+/// client C ──TCP──> A   wormholed   B ──TCP──> S server
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Side {
-    /// It called `connect`.
-    Active = 0,
-    /// It came out of `accept`.
-    Passive = 1,
+pub enum Role {
+    /// C: an application's socket that connected to a head.
+    Client = 0,
+    /// S: an application's socket that accepted at a tail.
+    Server = 1,
+    /// A: wormholed's socket whose sends are put into C's queue.
+    ToClient = 2,
+    /// B: wormholed's socket whose sends are put into S's queue.
+    ToServer = 3,
 }
 
-impl Side {
-    /// How many sides there are: the size of the map, in entries.
-    pub const COUNT: u32 = 2;
-
-    /// The entry of the map that belongs to this side.
+impl Role {
+    /// Index into [`Slot::sides`] of the application's socket on this side.
     #[must_use]
-    pub const fn index(self) -> u32 {
-        self as u32
+    pub const fn side(self) -> usize {
+        (self as u32 & 1) as usize
+    }
+}
+
+/// Key of a socket in the map of sockets. Never used twice: the generation of a slot grows with every use.
+#[must_use]
+pub const fn socket_key(slot: u32, generation: u32, role: u32) -> u64 {
+    ((generation as u64) << 32) | ((slot as u64) << 2) | role as u64
+}
+
+/// Most slots that [`socket_key`] can tell apart.
+pub const MAX_SLOTS: u32 = 1 << 30;
+
+/// A TCP connection as its passive end sees it. IPv4 addresses are mapped into IPv6, so that a dual-stack socket and
+/// its IPv4 peer name the same connection. Addresses are in network order, ports in host order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tuple {
+    /// Cookie of the network namespace (`SO_NETNS_COOKIE`): 127.0.0.1 is in all of them.
+    pub netns: u64,
+    /// Where the connection was accepted.
+    pub local: [u32; 4],
+    /// Where it came from.
+    pub remote: [u32; 4],
+    /// Port of `local`.
+    pub local_port: u16,
+    /// Port of `remote`.
+    pub remote_port: u16,
+    /// Zero: padding takes part in a map's key.
+    pub pad: u32,
+}
+
+/// A port on which at least one head listens: the one look-up that a stranger's connect costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct HeadPort {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The port.
+    pub port: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// A head by its address; `::` and `::ffff:0.0.0.0` stand for any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct HeadAddr {
+    /// Port and namespace.
+    pub port: HeadPort,
+    /// As in [`Tuple`].
+    pub addr: [u32; 4],
+}
+
+/// The value of a head: [`HEAD_CHECKS`] or 0.
+pub const HEAD_CHECKS: u32 = 1;
+
+/// Bytes of an executable's base name that are compared, zeros after it.
+pub const EXE_NAME: usize = 32;
+
+/// An executable's base name.
+pub type ExeName = [u8; EXE_NAME];
+
+/// What the program that saw a connection begin leaves for whoever accepts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Token {
+    /// The slot, for all kinds but [`TOKEN_REFUSED`].
+    pub slot: u32,
+    /// The slot's generation.
+    pub generation: u32,
+    /// One of the `TOKEN_` constants.
+    pub kind: u32,
+    /// For [`TOKEN_LINK`]: how many segments came before. For [`TOKEN_REFUSED`]: a [`Refusal`].
+    pub detail: u32,
+}
+
+/// An enrolled client waits to be accepted at a head.
+pub const TOKEN_CLIENT: u32 = 0;
+/// B connects to a tail: the socket that is accepted there is its server.
+pub const TOKEN_SERVER: u32 = 1;
+/// B connects to another head: the segment behind it carries on the same connection.
+pub const TOKEN_LINK: u32 = 2;
+/// A client of a head that was not enrolled.
+pub const TOKEN_REFUSED: u32 = 3;
+
+/// Why a socket was not enrolled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Refusal {
+    /// Its executable is on the list of those that must not be.
+    Executable = 0,
+    /// A Multipath TCP socket.
+    Mptcp = 1,
+    /// All slots are taken.
+    NoSlot = 2,
+    /// A map was full, or another program owns the socket.
+    NoRoom = 3,
+}
+
+impl Refusal {
+    /// From [`Token::detail`].
+    #[must_use]
+    pub const fn from_u32(raw: u32) -> Self {
+        match raw {
+            0 => Self::Executable,
+            1 => Self::Mptcp,
+            2 => Self::NoSlot,
+            _ => Self::NoRoom,
+        }
+    }
+}
+
+/// What is kept with a socket (`BPF_MAP_TYPE_SK_STORAGE`). It goes when the socket goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Member {
+    /// The connection's slot.
+    pub slot: u32,
+    /// The slot's generation.
+    pub generation: u32,
+    /// A [`Role`].
+    pub role: u32,
+    /// One of the `MEMBER_` constants.
+    pub state: u32,
+    /// Bytes that the program let through by TCP. Written under the socket's lock, before they are sent.
+    pub passed: u64,
+    /// Address of the kernel's `tcp_sock`.
+    pub sock: u64,
+    /// Redirected messages since the receiver's queue was last seen empty.
+    pub burst: u32,
+    /// For [`Role::ToServer`]: how many segments of a chain come before this one.
+    pub hop: u32,
+    /// The key of the token that the socket has left.
+    pub tuple: Tuple,
+}
+
+/// The connection is being set up.
+pub const MEMBER_NEW: u32 = 0;
+/// In the map of sockets, or, for B, about to connect.
+pub const MEMBER_ENROLLED: u32 = 1;
+/// Not enrolled; only its token is to be cleaned up.
+pub const MEMBER_REFUSED: u32 = 2;
+
+/// One application's end of a connection, in memory that userspace has mapped. Every field has one writer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct SlotSide {
+    /// Grows when the slot is given back; the same on both sides. Written by whoever owns the slot.
+    pub generation: u32,
+    /// 1 once the socket is enrolled. Program.
+    pub enrolled: u8,
+    /// 1 when the application closed the socket with redirected bytes unread: TCP would have sent a reset. Program.
+    pub unread: u8,
+    /// 1 when the application used splice(2) on it. Program.
+    pub spliced: u8,
+    /// 1 when nothing shall be redirected any more. Userspace, or the program that saw a splice.
+    pub off: u8,
+    /// Address of the kernel's `tcp_sock`, for a look at its backlog. Program.
+    pub sock: u64,
+    /// Bytes that this side sent straight into the other's queue. Program.
+    pub direct_bytes: u64,
+    /// Messages likewise. Program.
+    pub direct_messages: u64,
+    /// Messages that had to take the relay because the other side's queue was full. Program.
+    pub full: u64,
+    /// Bytes of this side that userspace has put into the other's queue, published after the send. Userspace.
+    pub injected: u64,
+    /// How many segments of a chain come before the last one. Program; only in the server's side.
+    pub hops: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// A connection whose ends are both on this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Slot {
+    /// By [`Role::side`]: the client's, the server's.
+    pub sides: [SlotSide; 2],
+}
+
+/// What the program that saw a splice(2) on an enrolled socket tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SpliceEvent {
+    /// The connection's slot.
+    pub slot: u32,
+    /// The slot's generation.
+    pub generation: u32,
+    /// A [`Role`].
+    pub role: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Who did it.
+    pub exe: ExeName,
+}
+
+/// Counters of the programs, one of each a cpu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Count {
+    /// Clients enrolled.
+    Clients = 0,
+    /// Servers enrolled.
+    Servers = 1,
+    /// Messages passed by TCP because earlier ones were still on their way through the relay.
+    Order = 2,
+    /// Messages passed by TCP because the receiver's queue was full.
+    Full = 3,
+    /// Messages passed by TCP because the receiver is not, or no longer, there.
+    Gone = 4,
+    /// Sockets that no slot was left for.
+    NoSlot = 5,
+    /// Sockets that a map refused.
+    NoRoom = 6,
+    /// Sockets of listed executables.
+    Executable = 7,
+    /// Multipath TCP sockets.
+    Mptcp = 8,
+    /// Socket options that were refused on an enrolled socket.
+    Sockopt = 9,
+}
+
+/// How many [`Count`]s there are.
+pub const COUNTS: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_sockets_share_a_key() {
+        let mut keys = [0u64; 16];
+        let mut at = 0;
+        for slot in [0, MAX_SLOTS - 1] {
+            for generation in [0, u32::MAX] {
+                for role in 0..4 {
+                    keys[at] = socket_key(slot, generation, role);
+                    at += 1;
+                }
+            }
+        }
+        keys.sort_unstable();
+        assert!(keys.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn keys_have_no_hidden_padding() {
+        assert_eq!(size_of::<Tuple>(), 8 + 16 + 16 + 2 + 2 + 4);
+        assert_eq!(size_of::<HeadAddr>(), 8 + 4 + 4 + 16);
+        assert_eq!(size_of::<Slot>(), 128);
     }
 }

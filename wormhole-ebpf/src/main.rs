@@ -3,7 +3,17 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
-mod established;
+mod connection;
+#[cfg(target_arch = "bpf")]
+mod kernel;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod message;
+#[cfg(target_arch = "bpf")]
+mod options;
+#[cfg(target_arch = "bpf")]
+mod splice;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

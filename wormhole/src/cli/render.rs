@@ -2,9 +2,9 @@
 
 use super::human::{bytes, clean, seconds, short_ids};
 use super::print::print_options;
-use crate::model::{SegmentView, State, StatusView};
+use crate::model::{Bytes, SegmentView, State, StatusView};
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How tables look.
@@ -59,7 +59,7 @@ pub fn list(views: &[SegmentView], look: Look) -> String {
     if views.is_empty() {
         return "no segments\n".to_owned();
     }
-    let mut header = vec!["ID", "HEAD -> TAIL", "STATE", "OPEN", "TOTAL", "FAILED", "TO TAIL", "TO HEAD"];
+    let mut header = vec!["ID", "HEAD -> TAIL", "STATE", "OPEN", "TOTAL", "FAILED", "TO TAIL", "TO HEAD", "DIRECT"];
     if look.wide {
         header.extend(["RESET", "AGE", "START", "OPTIONS"]);
     }
@@ -77,6 +77,7 @@ pub fn list(views: &[SegmentView], look: Look) -> String {
             number(counts.failed.to_string()),
             number(bytes(view.bytes.to_tail)),
             number(bytes(view.bytes.to_head)),
+            number(share(view.direct, view.bytes)),
         ];
         if look.wide {
             row.extend([
@@ -112,14 +113,17 @@ pub fn inspect(view: &SegmentView, look: Look) -> String {
             format!("{} open, {} total, {} failed, {} reset", counts.open, counts.total, counts.failed, counts.reset),
         ),
         ("last error", counts.last_error.clone().unwrap_or_default()),
-        ("bytes", format!("{} to the tail, {} to the head", bytes(view.bytes.to_tail), bytes(view.bytes.to_head))),
+        ("bytes", both_ways(view.bytes)),
+        ("direct", some_both_ways(view.direct)),
+        ("injected", some_both_ways(view.injected)),
+        ("relayed", counted(&view.fallbacks)),
     ];
     rows.retain(|(_, value)| !value.is_empty());
     let mut out = sheet(&rows, look);
     if view.open.is_empty() {
         return out;
     }
-    let mut table = look.table(&["CLIENT", "TAIL", "PATH", "AGE", "TO TAIL", "TO HEAD"]);
+    let mut table = look.table(&["CLIENT", "TAIL", "PATH", "AGE", "TO TAIL", "TO HEAD", "DIRECT", "WHY THE RELAY"]);
     for open in &view.open {
         let client = if open.client.is_empty() { "(unnamed)".to_owned() } else { clean(&open.client) };
         table.add_row([
@@ -129,6 +133,8 @@ pub fn inspect(view: &SegmentView, look: Look) -> String {
             number(seconds(open.age_s)),
             number(bytes(open.bytes.to_tail)),
             number(bytes(open.bytes.to_head)),
+            number(share(open.direct, open.bytes)),
+            Cell::new(open.reason.as_deref().map(clean).unwrap_or_default()),
         ]);
     }
     out.push('\n');
@@ -151,7 +157,7 @@ pub fn status(view: &StatusView, look: Look) -> String {
         ("client", env!("CARGO_PKG_VERSION").to_owned()),
         ("daemon", format!("{} (pid {}, up {})", view.build.version, view.pid, seconds(view.uptime_s))),
         ("ebpf", view.build.ebpf.clone().unwrap_or_else(|| "none in this build".to_owned())),
-        ("fast path", view.fastpath.clone()),
+        ("fast path", view.fastpath.summary.clone()),
         ("kernel", view.kernel.clone()),
         ("docker", docker),
         ("segments", view.segments.to_string()),
@@ -159,9 +165,50 @@ pub fn status(view: &StatusView, look: Look) -> String {
         ("descriptors", format!("at most {}", limits.max_fds)),
         ("workers", view.workers.to_string()),
     ];
+    let fast = &view.fastpath;
+    if fast.active {
+        let pairs = fast.pairs;
+        rows.extend([
+            ("pairs", format!("{} of at most {}, {} since the start", pairs.open, pairs.max, pairs.total)),
+            ("direct", both_ways(fast.direct)),
+            ("injected", both_ways(fast.injected)),
+        ]);
+    }
+    let probes = fast.probes.iter().map(|probe| {
+        let answer = if probe.passed { "yes" } else { "NO" };
+        ("probe", format!("{}: {answer}; {}", probe.name, probe.detail))
+    });
+    rows.extend(probes);
+    for (key, value) in [("by TCP", counted(&fast.fallbacks)), ("not for", fast.off_for.join(", "))] {
+        if !value.is_empty() {
+            rows.push((key, value));
+        }
+    }
     rows.extend(view.listeners.iter().map(|listener| ("listener", listener.clone())));
     rows.extend(view.notes.iter().map(|note| ("note", note.clone())));
     sheet(&rows, look)
+}
+
+fn both_ways(count: Bytes) -> String {
+    format!("{} to the tail, {} to the head", bytes(count.to_tail), bytes(count.to_head))
+}
+
+/// As [`both_ways`]; nothing when there is nothing to tell.
+fn some_both_ways(count: Bytes) -> String {
+    if count == Bytes::default() { String::new() } else { both_ways(count) }
+}
+
+/// How much of it went from socket to socket.
+fn share(direct: Bytes, all: Bytes) -> String {
+    let (direct, all) = (direct.to_tail + direct.to_head, all.to_tail + all.to_head);
+    match direct.saturating_mul(100).checked_div(all) {
+        Some(percent) => format!("{percent} %"),
+        None => String::new(),
+    }
+}
+
+fn counted(by_reason: &BTreeMap<String, u64>) -> String {
+    by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Keys and values below each other; a key that repeats is written once.

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::model::{BuildInfo, Bytes, ConnectionView, Connections, DockerView, LimitsView};
+use crate::model::{BuildInfo, Bytes, ConnectionView, Connections, DockerView, FastpathView, LimitsView};
 
 fn view(id: &str, parent: Option<&str>) -> SegmentView {
     let words = ["url", ":80", "tail", "docker-ns", "x"].map(str::to_owned);
@@ -16,6 +16,9 @@ fn view(id: &str, parent: Option<&str>) -> SegmentView {
         created: age(0) - 65,
         connections: Connections { open: 1, total: 12, failed: 2, reset: 3, last_error: None },
         bytes: Bytes { to_tail: 1500, to_head: 12 << 20 },
+        direct: Bytes { to_tail: 1000, to_head: 12 << 20 },
+        injected: Bytes { to_tail: 500, to_head: 0 },
+        fallbacks: [("server-unseen".to_owned(), 2)].into(),
         open: Vec::new(),
     }
 }
@@ -29,11 +32,11 @@ fn children_are_indented_under_their_parents() {
     assert_eq!(
         list(&views, Look::default()),
         "\
-ID   HEAD -> TAIL                                       STATE      OPEN  TOTAL  FAILED  TO TAIL   TO HEAD   LAST ERROR
-a    tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB
-└ d  tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB
-b    tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB
-└ c  tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  waiting       1     12       2  1.46 KiB  12.0 MiB  container\\nx stopped
+ID   HEAD -> TAIL                                       STATE      OPEN  TOTAL  FAILED  TO TAIL   TO HEAD   DIRECT  LAST ERROR
+a    tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB    99 %
+└ d  tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB    99 %
+b    tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB    99 %
+└ c  tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  waiting       1     12       2  1.46 KiB  12.0 MiB    99 %  container\\nx stopped
 "
     );
     let deep = list(&[view("a", None), view("b", Some("a")), view("c", Some("b"))], Look::default());
@@ -62,8 +65,11 @@ fn one_segment_is_a_sheet_and_a_table() {
         client: String::new(),
         tail: "127.0.0.1:80".to_owned(),
         path: "relay".to_owned(),
+        reason: Some("one end is a unix socket".to_owned()),
         age_s: 61,
         bytes: Bytes { to_tail: 1, to_head: 2 },
+        direct: Bytes::default(),
+        injected: Bytes { to_tail: 1, to_head: 0 },
     };
     view.open = vec![open];
     assert_eq!(
@@ -78,9 +84,12 @@ options      --idle-timeout 1m30s
 connections  5 open, 12 total, 2 failed, 3 reset
 last error   connect: refused
 bytes        1.46 KiB to the tail, 12.0 MiB to the head
+direct       1000 B to the tail, 12.0 MiB to the head
+injected     500 B to the tail, 0 B to the head
+relayed      2 server-unseen
 
-CLIENT     TAIL          PATH   AGE    TO TAIL  TO HEAD
-(unnamed)  127.0.0.1:80  relay  1m 1s      1 B      2 B
+CLIENT     TAIL          PATH   AGE    TO TAIL  TO HEAD  DIRECT  WHY THE RELAY
+(unnamed)  127.0.0.1:80  relay  1m 1s      1 B      2 B     0 %  one end is a unix socket
 and 4 more
 "
     );
@@ -99,7 +108,7 @@ fn the_daemon_is_a_sheet() {
         workers: 2,
         segments: 4,
         kernel: "6.12".into(),
-        fastpath: "off".into(),
+        fastpath: FastpathView { summary: "off".into(), ..FastpathView::default() },
     };
     let text = render_status(&status);
     for line in [

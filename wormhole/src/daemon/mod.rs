@@ -6,6 +6,7 @@
 
 pub mod config;
 mod create;
+mod fast;
 mod follow;
 mod plan;
 mod records;
@@ -21,6 +22,7 @@ use crate::relay::RelayOptions;
 use crate::relay::stream::Engine as Streams;
 use crate::relay::udp::UdpEngine;
 use crate::segment::{Context, Relays, Segment};
+use fast::Fast;
 use plan::Planned;
 use records::{Record, Records};
 use std::collections::BTreeMap;
@@ -41,6 +43,10 @@ pub struct Settings {
     pub max_connections: usize,
     /// UDP sessions over all segments.
     pub max_udp_sessions: usize,
+    /// Connections on the fast path at once.
+    pub fastpath_pairs: u32,
+    /// Executables that `auto` keeps off the fast path.
+    pub fastpath_except: Vec<String>,
     /// Timeouts and socket options where a segment says nothing.
     pub defaults: RelayOptions,
 }
@@ -70,6 +76,7 @@ pub struct Daemon {
     changes: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     started: Instant,
+    fast: Fast,
     api: OnceLock<(Vec<String>, Vec<String>)>,
 }
 
@@ -91,9 +98,11 @@ impl Daemon {
         crate::netns::Namespace::own()?;
         let records = Records::open(&settings.state_dir)?;
         let docker = Docker::new(&settings.docker)?;
+        let fast = Fast::start(&settings);
         let relays = Relays {
             streams: Streams::start(settings.workers, settings.max_connections)?,
             datagrams: UdpEngine::start(crate::relay::udp::UdpConfig { max_sessions_total: settings.max_udp_sessions })?,
+            fastpath: fast.programs(),
         };
         let context = Context { docker, relays: Arc::new(relays), defaults: settings.defaults };
         let loaded = records.load()?;
@@ -103,6 +112,7 @@ impl Daemon {
             changes: tokio::sync::Mutex::new(()),
             state: Mutex::new(State::default()),
             started: Instant::now(),
+            fast,
             api: OnceLock::new(),
         });
         for record in loaded {
@@ -262,7 +272,7 @@ impl Daemon {
             workers: streams.workers(),
             segments: self.state().segments.len(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-            fastpath: "not in this build; every connection takes the relay".to_owned(),
+            fastpath: self.fast.view(),
         }
     }
 

@@ -1,122 +1,254 @@
-//! The eBPF object that is built into the binaries, and what it says about itself without being loaded.
+//! The fast path: once a connection between two processes of this machine is established, eBPF programs carry its bytes
+//! from socket to socket. wormholed keeps the connection's control: ends, resets, what was sent before.
 //!
-//! The object is made by `cargo xtask build-ebpf` before userspace is built. Without it everything is relayed, and
-//! `wormhole status` says so.
+//! ```text
+//! client C ──TCP──> A   wormholed   B ──TCP──> S server        C and S are enrolled: a message program sees their sends
+//!        └────────────── direct ────────────────┘
+//! ```
+//!
+//! It is an optimisation that may say no at any moment before it has begun; the relay is always there. What it needs:
+//! Linux 5.14, BTF, a cgroup v2 mount, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.
 
-use object::elf::EM_BPF;
-use object::read::elf::{ElfFile64, FileHeader};
-use object::{Endianness, Object, ObjectSection};
-use wormhole_common::VERSION_SECTION;
+mod btf;
+mod embedded;
+mod events;
+mod heads;
+mod load;
+mod pair;
+mod slots;
+mod sys;
+mod why;
 
-/// Why there is no usable eBPF object in this binary.
-#[derive(Debug, thiserror::Error)]
-pub enum EmbeddedError {
-    /// Nothing was embedded.
-    #[error("built without the eBPF object: run `cargo xtask build-ebpf` and build again")]
-    NotBuilt,
-    /// What was embedded is not an object.
-    #[error("the embedded eBPF object is no 64-bit ELF file: {0}")]
-    NotElf(#[from] object::read::Error),
-    /// It is an object for another machine.
-    #[error("the embedded object is for ELF machine {0} and not for eBPF (247)")]
-    NotBpf(u16),
-    /// It is an eBPF object of somebody else.
-    #[error("the embedded eBPF object has no readable section `{VERSION_SECTION}`: it was not built by `cargo xtask build-ebpf`")]
-    NoVersion,
+pub use embedded::{Embedded, EmbeddedError, inspect_embedded};
+pub use heads::{Gate, HeadGuard};
+pub use load::{LoadError, Tuning};
+pub use pair::{Link, Pair};
+pub use why::Why;
+
+use crate::model::Bytes;
+use load::Programs;
+use slots::Slots;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use sys::Table;
+use wormhole_common::{COUNTS, ExeName, HeadAddr, HeadPort, Member, Token, Tuple};
+pub use wormhole_common::{Count, Refusal, Role};
+use wormhole_common::{TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED};
+
+/// The loaded programs and their maps. When the last clone of the `Arc` goes, everything is detached and freed.
+#[derive(Debug)]
+pub struct Fastpath {
+    /// Links and programs, for as long as this lives.
+    programs: Programs,
+    /// Application sockets and our own, by [`wormhole_common::socket_key`].
+    sockets: Table<u64, u32>,
+    /// What is kept with our own sockets.
+    members: Table<u32, Member>,
+    tuples: Table<Tuple, Token>,
+    ports: Table<HeadPort, u32>,
+    heads: Table<HeadAddr, u32>,
+    exes: Table<ExeName, u32>,
+    counts: Table<u32, u64>,
+    free: Table<u32, u32>,
+    slots: Slots,
+    max_pairs: u32,
+    cpus: usize,
+    /// Who may be joined by a further segment, by slot.
+    pairs: Mutex<HashMap<u32, Weak<Pair>>>,
+    heads_of: Mutex<HashMap<HeadPort, u32>>,
+    totals: Totals,
 }
 
-/// The eBPF object that this binary carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Embedded<'a> {
-    /// The version of the sources it was built from, such as `0.1.0`.
-    pub version: &'a str,
-    /// The whole ELF file, aligned to 8 bytes.
-    pub bytes: &'a [u8],
+/// Of connections that have ended.
+#[derive(Debug, Default)]
+struct Totals {
+    pairs: AtomicU64,
+    direct: [AtomicU64; 2],
+    injected: [AtomicU64; 2],
+    spliced: AtomicU64,
 }
 
-/// Gives the bytes the alignment that readers of ELF structures in place ask for; `include_bytes!` alone gives 1.
-#[repr(C, align(8))]
-struct Aligned<T: ?Sized>(T);
-
-static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/wormhole.o")));
-
-/// The embedded object.
-///
-/// # Errors
-/// What is wrong with it, in words for `wormhole status`.
-pub fn inspect_embedded() -> Result<Embedded<'static>, EmbeddedError> {
-    inspect(&OBJECT.0)
+/// What the programs know of a connection that was accepted at a head.
+#[derive(Debug)]
+pub enum Claim {
+    /// Its client is enrolled.
+    Joined(Link),
+    /// Its client was seen and not enrolled.
+    Refused(Refusal),
+    /// Its client was not seen: another machine, another namespace, address translation.
+    Stranger,
 }
 
-/// Reads the version out of an eBPF object.
-fn inspect(bytes: &[u8]) -> Result<Embedded<'_>, EmbeddedError> {
-    if bytes.is_empty() {
-        return Err(EmbeddedError::NotBuilt);
+impl Fastpath {
+    fn pairs(&self) -> MutexGuard<'_, HashMap<u32, Weak<Pair>>> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    let elf = ElfFile64::<Endianness>::parse(bytes)?;
-    let machine = elf.elf_header().e_machine(elf.endian());
-    if machine != EM_BPF {
-        return Err(EmbeddedError::NotBpf(machine));
+
+    /// Takes what the programs have left for a connection that was accepted in the namespace with cookie `netns` at
+    /// `local` from `remote`.
+    pub fn claim(self: &Arc<Self>, netns: u64, local: SocketAddr, remote: SocketAddr) -> Claim {
+        let tuple = Tuple {
+            netns,
+            local: words(local.ip()),
+            remote: words(remote.ip()),
+            local_port: local.port(),
+            remote_port: remote.port(),
+            pad: 0,
+        };
+        let Ok(token) = self.tuples.take(&tuple) else { return Claim::Stranger };
+        let found = match token.kind {
+            TOKEN_CLIENT => {
+                let pair = Arc::new(Pair::new(Arc::clone(self), token.slot, token.generation));
+                self.pairs().insert(token.slot, Arc::downgrade(&pair));
+                Some(Link::new(pair, 0))
+            }
+            TOKEN_LINK => {
+                let pair = self.pairs().get(&token.slot).and_then(Weak::upgrade);
+                pair.filter(|pair| pair.generation() == token.generation).map(|pair| Link::new(pair, token.detail))
+            }
+            TOKEN_REFUSED => return Claim::Refused(Refusal::from_u32(token.detail)),
+            _ => None,
+        };
+        found.map_or(Claim::Stranger, Claim::Joined)
     }
-    let section = elf.section_by_name(VERSION_SECTION).ok_or(EmbeddedError::NoVersion)?;
-    match std::str::from_utf8(section.data()?) {
-        Ok(version) if !version.is_empty() => Ok(Embedded { version, bytes }),
-        _ => Err(EmbeddedError::NoVersion),
+
+    /// Called by a pair that ends.
+    fn retire(&self, pair: &Pair) {
+        self.pairs().remove(&pair.slot());
+        let (direct, injected) = (pair.direct(), pair.injected());
+        self.totals.pairs.fetch_add(1, Relaxed);
+        for (total, bytes) in [(&self.totals.direct, direct), (&self.totals.injected, injected)] {
+            total[0].fetch_add(bytes.to_tail, Relaxed);
+            total[1].fetch_add(bytes.to_head, Relaxed);
+        }
     }
+
+    fn live(&self) -> Vec<Arc<Pair>> {
+        self.pairs().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What has happened since the programs were loaded.
+    pub fn counters(&self) -> Counters {
+        let live = self.live();
+        let sum = |ended: &[AtomicU64; 2], of: &dyn Fn(&Pair) -> Bytes| {
+            let start = Bytes { to_tail: ended[0].load(Relaxed), to_head: ended[1].load(Relaxed) };
+            live.iter()
+                .map(|pair| of(pair))
+                .fold(start, |a, b| Bytes { to_tail: a.to_tail + b.to_tail, to_head: a.to_head + b.to_head })
+        };
+        let mut counts = [0; COUNTS as usize];
+        for (key, count) in (0..).zip(&mut counts) {
+            *count = self.counts.sum(key, self.cpus).unwrap_or_default();
+        }
+        Counters {
+            open: live.len() as u64,
+            max: self.max_pairs.into(),
+            total: self.totals.pairs.load(Relaxed) + live.len() as u64,
+            direct: sum(&self.totals.direct, &Pair::direct),
+            injected: sum(&self.totals.injected, &Pair::injected),
+            spliced: self.totals.spliced.load(Relaxed),
+            counts,
+        }
+    }
+
+    /// Executables that heads with a check do not enrol.
+    pub fn spared(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.exes.keys().iter().map(exe_text).collect();
+        names.sort();
+        names
+    }
+
+    /// Heads with a check do not enrol `name` from now on.
+    pub fn spare(&self, name: &str) {
+        if let Err(error) = self.exes.set(&exe_name(name), 0) {
+            tracing::warn!(%error, name, "an executable could not be kept off the fast path");
+        }
+    }
+
+    /// True when `name` is not to be enrolled where that is checked.
+    pub fn is_spared(&self, name: &str) -> bool {
+        self.exes.get(&exe_name(name)).is_ok()
+    }
+
+    /// Why splices are not noticed, if so.
+    pub fn blind(&self) -> Option<&str> {
+        self.programs.blind.as_deref()
+    }
+}
+
+/// A snapshot of what the fast path has done.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Connections whose client is enrolled.
+    pub open: u64,
+    /// At most so many.
+    pub max: u64,
+    /// Likewise since the start.
+    pub total: u64,
+    /// Bytes that went from socket to socket.
+    pub direct: Bytes,
+    /// Bytes that the relay put into queues.
+    pub injected: Bytes,
+    /// Connections whose application used splice(2).
+    pub spliced: u64,
+    counts: [u64; COUNTS as usize],
+}
+
+impl Counters {
+    /// One of the programs' own counters.
+    pub fn of(&self, what: Count) -> u64 {
+        self.counts.get(what as usize).copied().unwrap_or_default()
+    }
+}
+
+/// An address as the programs compare it: network order, IPv4 mapped into IPv6.
+fn words(ip: IpAddr) -> [u32; 4] {
+    let octets = match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(octets.as_chunks::<4>().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    words
+}
+
+/// A base name as the programs compare it: cut off so that a zero follows.
+fn exe_name(name: &str) -> ExeName {
+    let mut exe = ExeName::default();
+    let most = exe.len() - 1;
+    for (to, from) in exe.iter_mut().zip(name.bytes().take(most)) {
+        *to = from;
+    }
+    exe
+}
+
+fn exe_text(exe: &ExeName) -> String {
+    let end = exe.iter().position(|byte| *byte == 0).unwrap_or(exe.len());
+    String::from_utf8_lossy(exe.get(..end).unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use object::write::Object as Writer;
-    use object::{Architecture, BinaryFormat, SectionKind};
 
-    fn elf(architecture: Architecture, section: &str, content: &[u8]) -> Vec<u8> {
-        let mut writer = Writer::new(BinaryFormat::Elf, architecture, Endianness::Little);
-        let id = writer.add_section(Vec::new(), section.as_bytes().to_vec(), SectionKind::ReadOnlyData);
-        writer.append_section_data(id, content, 1);
-        writer.write().unwrap()
+    #[test]
+    fn both_families_name_the_same_address() {
+        assert_eq!(words("127.0.0.1".parse().unwrap()), words("::ffff:127.0.0.1".parse().unwrap()));
+        assert_eq!(words("0.0.0.0".parse().unwrap()), [0, 0, 0xffff_u32.to_be(), 0]);
+        assert_eq!(words("::".parse().unwrap()), [0; 4]);
     }
 
     #[test]
-    fn no_object_is_told_apart_from_a_bad_one() {
-        assert!(matches!(inspect(&[]), Err(EmbeddedError::NotBuilt)));
-    }
-
-    #[test]
-    fn garbage_is_refused() {
-        for garbage in [&b"x"[..], b"\x7fELF", &[0; 4096]] {
-            assert!(matches!(inspect(garbage), Err(EmbeddedError::NotElf(_))), "{garbage:?}");
-        }
-        // Cut anywhere, it is refused or still readable, and never a panic.
-        let whole = elf(Architecture::Bpf, VERSION_SECTION, b"1.2.3");
-        for end in 0..whole.len() {
-            let _ = inspect(&whole[..end]);
-        }
-    }
-
-    #[test]
-    fn an_object_of_somebody_else_is_refused() {
-        assert!(matches!(inspect(&elf(Architecture::X86_64, VERSION_SECTION, b"1.2.3")), Err(EmbeddedError::NotBpf(62))));
-        assert!(matches!(inspect(&elf(Architecture::Bpf, "other", b"1.2.3")), Err(EmbeddedError::NoVersion)));
-        assert!(matches!(inspect(&elf(Architecture::Bpf, VERSION_SECTION, b"")), Err(EmbeddedError::NoVersion)));
-        assert!(matches!(inspect(&elf(Architecture::Bpf, VERSION_SECTION, b"\xff")), Err(EmbeddedError::NoVersion)));
-    }
-
-    #[test]
-    fn a_good_object_says_its_version() {
-        let object = elf(Architecture::Bpf, VERSION_SECTION, b"1.2.3");
-        assert_eq!(inspect(&object).unwrap(), Embedded { version: "1.2.3", bytes: &object });
-    }
-
-    #[test]
-    fn what_is_embedded_is_nothing_or_of_this_version() {
-        match inspect_embedded() {
-            Ok(found) => {
-                assert_eq!(found.version, env!("CARGO_PKG_VERSION"));
-                assert_eq!(found.bytes.as_ptr().align_offset(8), 0);
-            }
-            Err(error) => assert!(matches!(error, EmbeddedError::NotBuilt), "{error}"),
-        }
+    fn long_names_are_cut_off_alike() {
+        let long = "a".repeat(40);
+        assert_eq!(exe_text(&exe_name(&long)).len(), 31);
+        assert_eq!(exe_name(&long), exe_name(&long[..31]));
+        assert_eq!(exe_text(&exe_name("haproxy")), "haproxy");
     }
 }

@@ -17,6 +17,6 @@ pub use spec::{End, Link, Mode, Options, Place, SegmentId, Spec, Via};
 pub use url::{Host, NsRef, Proto, Url, UrlError};
 pub(crate) use url::{is_container, is_host_name};
 pub use view::{
-    BuildInfo, Bytes, ConnectionView, Connections, CreateReply, CreateRequest, DockerView, LimitsView, PingReply, PingRequest,
-    SegmentView, State, StatusView,
+    BuildInfo, Bytes, ConnectionView, Connections, CreateReply, CreateRequest, DockerView, FastpathView, LimitsView, PairsView,
+    PingReply, PingRequest, ProbeView, SegmentView, State, StatusView,
 };

@@ -1,6 +1,9 @@
 //! What is observed: what `list`, `inspect` and `status` show, and the requests and replies of the control API.
 
-use super::spec::{SegmentId, Spec};
+use super::spec::{Mode, SegmentId, Spec};
+use std::collections::BTreeMap;
+use std::ops::Add;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -75,6 +78,14 @@ pub struct Bytes {
     pub to_head: u64,
 }
 
+impl Add for Bytes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { to_tail: self.to_tail + other.to_tail, to_head: self.to_head + other.to_head }
+    }
+}
+
 /// One open connection (or UDP session).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConnectionView {
@@ -82,12 +93,21 @@ pub struct ConnectionView {
     pub client: String,
     /// The tail's address.
     pub tail: String,
-    /// Which way the bytes take: `relay`.
+    /// Which way the bytes take: `fastpath`, `relay`, or `connecting`.
     pub path: String,
+    /// Why they take the relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Seconds since it was accepted.
     pub age_s: u64,
-    /// Payload bytes each way.
+    /// Payload bytes each way, whatever way they took.
     pub bytes: Bytes,
+    /// Those of them that went from socket to socket.
+    #[serde(default)]
+    pub direct: Bytes,
+    /// Those of them that the relay put into the receiver's queue.
+    #[serde(default)]
+    pub injected: Bytes,
 }
 
 /// A segment: desired and observed side by side.
@@ -113,8 +133,17 @@ pub struct SegmentView {
     pub created: u64,
     /// Connection counters.
     pub connections: Connections,
-    /// Byte counters.
+    /// Byte counters, whatever way the bytes took.
     pub bytes: Bytes,
+    /// Bytes that went from socket to socket.
+    #[serde(default)]
+    pub direct: Bytes,
+    /// Bytes that the relay put into the receivers' queues.
+    #[serde(default)]
+    pub injected: Bytes,
+    /// Connections that took the relay, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fallbacks: BTreeMap<String, u64>,
     /// The open connections, newest first, at most 1000; only in `inspect`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<ConnectionView>,
@@ -177,6 +206,56 @@ pub struct StatusView {
     pub segments: usize,
     /// Release of the kernel.
     pub kernel: String,
-    /// The fast path, in one line.
-    pub fastpath: String,
+    /// The fast path.
+    pub fastpath: FastpathView,
+}
+
+/// The fast path as the daemon found and uses it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FastpathView {
+    /// What segments do that say nothing: `auto`, `on` or `off`.
+    pub mode: Mode,
+    /// True when connections can be carried from socket to socket.
+    pub active: bool,
+    /// In one line: what it does, or why it does nothing.
+    pub summary: String,
+    /// What this kernel was found to do, asked at the start by trying it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeView>,
+    /// Connections whose client is enrolled.
+    pub pairs: PairsView,
+    /// Sockets enrolled since the start.
+    pub enrolled: u64,
+    /// Payload bytes that went from socket to socket.
+    pub direct: Bytes,
+    /// Payload bytes that the relay put into receivers' queues.
+    pub injected: Bytes,
+    /// How often something went by TCP or was not enrolled, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fallbacks: BTreeMap<String, u64>,
+    /// Executables that `auto` does not enrol.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub off_for: Vec<String>,
+}
+
+/// One question of the self-test.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProbeView {
+    /// What was asked.
+    pub name: String,
+    /// True when this kernel does it as plain TCP would, or as the fast path needs it.
+    pub passed: bool,
+    /// What was seen, and what it means.
+    pub detail: String,
+}
+
+/// Connections on the fast path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PairsView {
+    /// Open now.
+    pub open: u64,
+    /// At most so many (`--fastpath-pairs`).
+    pub max: u64,
+    /// Since the start.
+    pub total: u64,
 }

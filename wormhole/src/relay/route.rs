@@ -1,12 +1,14 @@
 //! Where the connections of one segment lead to, shared between the controller, which changes it, and the relay
 //! threads, which read it once a connection.
 
-use crate::model::{Bytes, Connections, SegmentId};
+use crate::fastpath::{Link, Pair, Why};
+use crate::model::{Bytes, Connections, Mode, SegmentId};
 use crate::netns::{Namespace, Root};
 use arc_swap::ArcSwap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a segment's connections share.
@@ -66,6 +68,8 @@ pub struct RelayOptions {
     /// quarter of an hour with `net.ipv4.tcp_retries2` = 15). Off by default, because the kernel also counts the time
     /// in which a living reader keeps its window shut (tcp(7)): a reader that pauses for longer would be reset.
     pub user_timeout: Option<Duration>,
+    /// Which connections may leave the relay.
+    pub fastpath: Mode,
     /// Forget a UDP session on which no datagram moved for so long.
     pub udp_timeout: Duration,
     /// At most so many UDP sessions of one segment; the one that was silent for longest makes room.
@@ -79,6 +83,7 @@ impl Default for RelayOptions {
             idle_timeout: None,
             keepalive: Some(Duration::from_secs(30)),
             user_timeout: None,
+            fastpath: Mode::Auto,
             udp_timeout: Duration::from_secs(60),
             udp_sessions: 16_384,
         }
@@ -100,11 +105,60 @@ pub struct Counters {
     pub to_tail: AtomicU64,
     /// Payload bytes tail to head.
     pub to_head: AtomicU64,
+    /// Of connections that have ended: what went from socket to socket, and what was put into queues.
+    ended: Mutex<Ended>,
     last_error: Mutex<Option<String>>,
     logged: Mutex<Option<(String, Instant)>>,
 }
 
+/// What the fast path did for connections that have ended, and which it works for now.
+#[derive(Debug, Default)]
+struct Ended {
+    direct: Bytes,
+    injected: Bytes,
+    fallbacks: BTreeMap<&'static str, u64>,
+    /// By the address of the pair.
+    live: HashMap<usize, Arc<Pair>>,
+}
+
 impl Counters {
+    fn fast(&self) -> MutexGuard<'_, Ended> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a connection that is on the fast path, or why it is not.
+    pub fn begin(&self, link: Result<&Link, &Why>) {
+        let mut fast = self.fast();
+        match link {
+            Ok(link) => drop(fast.live.insert(Arc::as_ptr(link.pair()) as usize, Arc::clone(link.pair()))),
+            Err(why) => *fast.fallbacks.entry(why.key()).or_default() += 1,
+        }
+    }
+
+    /// Takes over what the fast path did for a connection that ends; `why` if its bytes took the relay all the same.
+    pub fn end(&self, link: Option<&Link>, why: Option<&Why>) {
+        let Some(link) = link else { return };
+        let mut fast = self.fast();
+        if let Some(why) = why {
+            *fast.fallbacks.entry(why.key()).or_default() += 1;
+        }
+        if let Some(pair) = fast.live.remove(&(Arc::as_ptr(link.pair()) as usize)) {
+            fast.direct = fast.direct + pair.direct();
+            fast.injected = fast.injected + pair.injected();
+        }
+    }
+
+    /// Bytes that went from socket to socket, and bytes that the relay put into queues.
+    pub fn fast_bytes(&self) -> (Bytes, Bytes) {
+        let fast = self.fast();
+        fast.live.values().fold((fast.direct, fast.injected), |(d, i), pair| (d + pair.direct(), i + pair.injected()))
+    }
+
+    /// Connections that took the relay, by reason.
+    pub fn fallbacks(&self) -> BTreeMap<String, u64> {
+        self.fast().fallbacks.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect()
+    }
+
     /// Counts a connection whose tail could not be reached. True when that is worth a line in the log: another reason
     /// than the last time, or the same a while later. A client that tries again and again must not fill the disk.
     pub fn fail(&self, why: &str) -> bool {
@@ -137,7 +191,8 @@ impl Counters {
 
     /// The byte counters as `list` shows them.
     pub fn bytes(&self) -> Bytes {
-        Bytes { to_tail: self.to_tail.load(Relaxed), to_head: self.to_head.load(Relaxed) }
+        let relayed = Bytes { to_tail: self.to_tail.load(Relaxed), to_head: self.to_head.load(Relaxed) };
+        relayed + self.fast_bytes().0
     }
 }
 

@@ -1,12 +1,13 @@
 //! The listening end of a segment: a socket in a namespace, or a socket file in a container, and its orderly removal.
 
 use super::{Relays, SegmentError, Site};
-use crate::model::{End, Host, Proto, Url};
+use crate::fastpath::{Gate, HeadGuard, Why};
+use crate::model::{End, Host, Mode as When, Proto, Url};
 use crate::netns::{Held, NamespaceId};
 use crate::relay::stream::{ListenerId, prepare_tcp};
 use crate::relay::udp::HeadId;
 use crate::relay::{RelayOptions, Route};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt};
@@ -25,6 +26,8 @@ pub struct Head {
     /// The address it got; none for unix.
     pub addr: Option<SocketAddr>,
     file: Option<SocketFile>,
+    /// Its clients are enrolled in the fast path while this is held.
+    _enrols: Option<HeadGuard>,
 }
 
 #[derive(Clone, Copy)]
@@ -53,11 +56,18 @@ impl Head {
     ) -> Result<Self, SegmentError> {
         let url = Url::from(end).to_string();
         let bind = |source| SegmentError::Bind { url: url.clone(), source };
-        let mut head = Self { relays: Arc::clone(relays), bound: None, namespace: site.namespace.id(), addr: None, file: None };
+        let mut head = Self {
+            relays: Arc::clone(relays),
+            bound: None,
+            namespace: site.namespace.id(),
+            addr: None,
+            file: None,
+            _enrols: None,
+        };
         if end.proto == Proto::Unix {
             let (fd, file) = bind_unix(site, end, &url)?;
             head.file = Some(file);
-            head.bound = Some(Bound::Stream(relays.streams.listen(fd, route, true)));
+            head.bound = Some(Bound::Stream(relays.streams.listen(fd, route, true, Err(Why::Unix))));
             return Ok(head);
         }
         let addr = SocketAddr::new(address(&end.host).await?, port);
@@ -67,9 +77,30 @@ impl Head {
             Proto::Udp => Bound::Datagrams(
                 relays.datagrams.add(fd, Arc::clone(route)).map_err(|e| bind(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?,
             ),
-            Proto::Tcp | Proto::Unix => Bound::Stream(relays.streams.listen(fd, route, false)),
+            Proto::Tcp | Proto::Unix => {
+                let gate = head.gate(fd.as_fd(), bound, route.options.fastpath);
+                Bound::Stream(relays.streams.listen(fd, route, false, gate))
+            }
         });
         Ok(head)
+    }
+
+    /// Has the clients of a listening socket enrolled, or says why not.
+    fn gate(&mut self, fd: BorrowedFd<'_>, addr: SocketAddr, mode: When) -> Result<Gate, Why> {
+        if mode == When::Off {
+            return Err(Why::Off);
+        }
+        let fastpath = self.relays.fastpath.as_ref().ok_or(Why::Unavailable)?;
+        match fastpath.watch(fd, addr, mode == When::Auto) {
+            Ok((guard, gate)) => {
+                self._enrols = Some(guard);
+                Ok(gate)
+            }
+            Err(error) => {
+                tracing::warn!(%error, %addr, "the head's clients cannot be enrolled in the fast path");
+                Err(Why::Unavailable)
+            }
+        }
     }
 
     /// The id of its UDP sessions, when it is one of UDP.

@@ -9,6 +9,7 @@ pub use head::addresses;
 pub use site::{Site, Trace, find};
 
 use crate::docker::Engine as Docker;
+use crate::fastpath::Fastpath;
 use crate::model::{End, Options, Place, Proto, SegmentId, SegmentView, Spec, State, Url};
 use crate::relay::stream::Engine as Streams;
 use crate::relay::udp::UdpEngine;
@@ -24,6 +25,8 @@ pub struct Relays {
     pub streams: Streams,
     /// UDP.
     pub datagrams: UdpEngine,
+    /// The programs in the kernel, where there are any.
+    pub fastpath: Option<Arc<Fastpath>>,
 }
 
 /// What all segments need.
@@ -338,6 +341,7 @@ impl Segment {
         };
         let reason = observed.reason.clone();
         drop(observed);
+        let (direct, injected) = self.route.counters.fast_bytes();
         SegmentView {
             id: self.id.clone(),
             parent: self.parent.clone(),
@@ -349,6 +353,9 @@ impl Segment {
             created: self.created,
             connections: self.route.counters.connections(),
             bytes: self.route.counters.bytes(),
+            direct,
+            injected,
+            fallbacks: self.route.counters.fallbacks(),
             open: Vec::new(),
         }
     }
@@ -372,6 +379,7 @@ fn options(own: &Options, defaults: &RelayOptions) -> RelayOptions {
         connect_timeout: ms(own.connect_timeout_ms).unwrap_or(defaults.connect_timeout),
         idle_timeout: ms(own.idle_timeout_ms).or(defaults.idle_timeout),
         udp_timeout: ms(own.udp_timeout_ms).unwrap_or(defaults.udp_timeout),
+        fastpath: own.fastpath.unwrap_or(defaults.fastpath),
         ..defaults.clone()
     }
 }

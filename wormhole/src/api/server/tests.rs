@@ -8,8 +8,8 @@ mod tls;
 use super::*;
 use crate::api::{Client, ClientError};
 use crate::model::{
-    BuildInfo, Bytes, Connections, ControlFuture, DockerView, Failure, FailureKind, LimitsView, PingRequest, SegmentId,
-    SegmentView, Spec, State, StatusView,
+    BuildInfo, Bytes, Connections, ControlFuture, DockerView, Failure, FailureKind, FastpathView, LimitsView, PingRequest,
+    SegmentId, SegmentView, Spec, State, StatusView,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -37,6 +37,9 @@ fn view(spec: &Spec) -> SegmentView {
         created: 0,
         connections: Connections::default(),
         bytes: Bytes::default(),
+        direct: Bytes::default(),
+        injected: Bytes::default(),
+        fallbacks: Default::default(),
         open: Vec::new(),
     }
 }
@@ -88,7 +91,7 @@ impl Control for Fake {
                 workers: 1,
                 segments: self.made.lock().unwrap().len(),
                 kernel: String::new(),
-                fastpath: String::new(),
+                fastpath: FastpathView::default(),
             })
         })
     }

@@ -68,6 +68,12 @@ pub struct Flags {
     /// Let the kernel carry the bytes: `auto`, `on` or `off` [default: auto]
     #[arg(long, value_name = "WHEN")]
     fastpath: Option<String>,
+    /// Most connections on the fast path at a time [default: 65536]
+    #[arg(long, value_name = "N")]
+    fastpath_pairs: Option<String>,
+    /// Executables that `auto` keeps off the fast path, by comma [default: those known to use splice(2)]
+    #[arg(long, value_name = "NAMES")]
+    fastpath_except: Option<String>,
     /// Read settings from here [default: /etc/wormhole/wormholed.toml if it is there]
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
@@ -102,6 +108,8 @@ impl Flags {
             one("keepalive", self.keepalive),
             one("user-timeout", self.user_timeout),
             one("fastpath", self.fastpath),
+            one("fastpath-pairs", self.fastpath_pairs),
+            one("fastpath-except", self.fastpath_except),
         ]
         .into_iter()
         .filter(|(_, values)| !values.is_empty())

@@ -29,6 +29,16 @@ pub const DEFAULT_CONFIG: &str = "/etc/wormhole/wormholed.toml";
 /// Connections at a time over all segments, unless the limit of descriptors is lower.
 pub const DEFAULT_MAX_CONNECTIONS: u64 = 65_536;
 
+/// Connections on the fast path at a time.
+pub const DEFAULT_PAIRS: u32 = 65_536;
+
+/// A slot takes 128 bytes of kernel memory, used or not.
+const MAX_PAIRS: u64 = 4_194_304;
+
+/// Executables that are known to read sockets by splice(2), which does not see redirected bytes.
+pub const SPLICING: &[&str] =
+    &["haproxy", "docker-proxy", "rootlesskit", "systemd-socket-proxyd", "traefik", "sniproxy", "wormholed"];
+
 /// Names of all settings, as they stand in the file. `--NAME` and `WORMHOLE_NAME` (upper case, `_`) are the same.
 pub const SETTINGS: &[&str] = &[
     "keyfile",
@@ -51,6 +61,8 @@ pub const SETTINGS: &[&str] = &[
     "keepalive",
     "user-timeout",
     "fastpath",
+    "fastpath-pairs",
+    "fastpath-except",
 ];
 
 /// Everything that the daemon can be told, with defaults filled in.
@@ -96,6 +108,10 @@ pub struct Config {
     pub user_timeout: Option<Duration>,
     /// Which connections may leave the relay.
     pub fastpath: Mode,
+    /// Most connections on the fast path at a time.
+    pub fastpath_pairs: u32,
+    /// Executables, by base name, that `auto` keeps off the fast path.
+    pub fastpath_except: Vec<String>,
     /// The file that was read.
     pub file: Option<PathBuf>,
     /// Lines for the log and `StatusView::notes`: settings that were understood but are worth a word.
@@ -197,6 +213,10 @@ fn build(
         keepalive: Some(opt(get("keepalive"), parse::pause)?.unwrap_or(seconds(30))).filter(|d| !d.is_zero()),
         user_timeout: opt(get("user-timeout"), parse::pause)?.filter(|d| !d.is_zero()),
         fastpath: opt(get("fastpath"), parse::fastpath)?.unwrap_or_default(),
+        fastpath_pairs: opt(get("fastpath-pairs"), |t| parse::number(t, 1, MAX_PAIRS))?
+            .map_or(DEFAULT_PAIRS, |n| u32::try_from(n).unwrap_or(DEFAULT_PAIRS)),
+        fastpath_except: opt(get("fastpath-except"), parse::executables)?
+            .unwrap_or_else(|| SPLICING.iter().map(|name| (*name).to_owned()).collect()),
         file,
         notes,
     })

@@ -154,6 +154,15 @@ pub(super) fn fastpath(text: &str) -> Result<Mode, String> {
     }
 }
 
+/// Base names of executables, by comma. An empty text is an empty list.
+pub(super) fn executables(text: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    match names.iter().find(|name| name.contains('/') || name.contains('\0')) {
+        Some(name) => Err(format!("has {name:?}, which is not the base name of an executable, e.g. haproxy")),
+        None => Ok(names),
+    }
+}
+
 pub(super) fn docker(text: &str) -> Result<String, String> {
     match text.split_once("://") {
         Some(("unix", path)) if path.starts_with('/') => Ok(text.to_owned()),

@@ -10,8 +10,9 @@
 //!   an EOF, whatever we do.
 
 use super::pipes::Pipes;
-use super::pump::{Pump, Ready, Tools, Turn, hand_on_end};
+use super::pump::{Lane, Pump, Ready, Tools, Turn, hand_on_end};
 use super::socket::{end_orderly, peer_name};
+use crate::fastpath::{Link, Role, Why};
 use crate::model::{Bytes, ConnectionView};
 use crate::relay::Route;
 use rustix::event::epoll::EventFlags;
@@ -20,7 +21,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Turns that a side which failed gets for what it sent before.
 const LAST_TURNS: usize = 64;
@@ -55,6 +56,14 @@ pub struct Conn {
     pub watched: bool,
     /// When a byte last moved, for the idle timeout.
     pub active: Instant,
+    /// Its part of a connection on the fast path, or why it takes the relay.
+    pub link: Result<Link, Why>,
+    /// Why its server is not to be enrolled.
+    pub no_server: Option<Why>,
+    /// How long to wait before the next look at a receiver's full queue.
+    pub pause: Duration,
+    /// What went past the relay when a deadline last asked.
+    seen: u64,
     head: OwnedFd,
     tail: Option<OwnedFd>,
     head_ready: Ready,
@@ -74,6 +83,8 @@ pub enum Step {
     Wait,
     /// There is more to move: give it another turn after the others.
     Again,
+    /// A receiver's redirected queue is full: give it another turn soon.
+    Full,
     /// Both directions ended: close it.
     Over,
     /// A side was reset or failed: reset both.
@@ -84,7 +95,7 @@ pub enum Step {
 
 impl Conn {
     /// A connection that was accepted and whose tail is not there yet.
-    pub fn new(route: Arc<Route>, head: OwnedFd, generation: u32, unix: bool, now: Instant) -> Self {
+    pub fn new(route: Arc<Route>, head: OwnedFd, link: Result<Link, Why>, generation: u32, unix: bool, now: Instant) -> Self {
         let head_ready = Ready { readable: true, writable: true, spliced: !unix, exact: unix };
         Self {
             route,
@@ -96,6 +107,10 @@ impl Conn {
             open: false,
             watched: false,
             active: now,
+            link,
+            no_server: None,
+            pause: Duration::ZERO,
+            seen: 0,
             head,
             tail: None,
             head_ready,
@@ -197,12 +212,18 @@ impl Conn {
                 if let Some(side) = self.hand_on_ends() {
                     return Step::Reset(side, Errno::CONNRESET);
                 }
-                if up == Turn::Again || down == Turn::Again { Step::Again } else { Step::Wait }
+                if up == Turn::Again || down == Turn::Again {
+                    Step::Again
+                } else if self.is_full() {
+                    Step::Full
+                } else {
+                    Step::Wait
+                }
             }
         };
         match (step, self.failed) {
             // The other side does not read, so the pump did not come across the error by itself.
-            (Step::Wait, Some(side)) => Step::Reset(side, self.error_of(side)),
+            (Step::Wait | Step::Full, Some(side)) => Step::Reset(side, self.error_of(side)),
             (step, _) => step,
         }
     }
@@ -213,13 +234,16 @@ impl Conn {
         let head = (self.head.as_fd(), &mut self.head_ready);
         let tail = (tail, &mut self.tail_ready);
         let counters = &self.route.counters;
+        let link = self.link.as_ref().ok();
         let (turn, moved, count) = match from {
             Side::Head => {
-                let (turn, moved) = self.to_tail.turn(head, tail, tools);
+                let lane = link.map(|link| Lane { link, to: Role::Server });
+                let (turn, moved) = self.to_tail.turn(head, tail, lane, tools);
                 (turn, moved, &counters.to_tail)
             }
             Side::Tail => {
-                let (turn, moved) = self.to_head.turn(tail, head, tools);
+                let lane = link.map(|link| Lane { link, to: Role::Client });
+                let (turn, moved) = self.to_head.turn(tail, head, lane, tools);
                 (turn, moved, &counters.to_head)
             }
         };
@@ -229,7 +253,39 @@ impl Conn {
                 self.active = Instant::now();
             }
         }
+        let reader = if from == Side::Head { Role::Client } else { Role::Server };
+        if turn == Turn::Ended && link_left_unread(&self.link, reader) {
+            // By TCP alone its kernel would have sent a reset.
+            return Turn::ReadFailed(Errno::CONNRESET);
+        }
         turn
+    }
+
+    fn is_full(&self) -> bool {
+        self.to_tail.is_full() || self.to_head.is_full()
+    }
+
+    /// Another turn for a connection whose receiver's queue was full.
+    pub fn retry(&mut self, tools: &mut Tools) -> Step {
+        let before = self.to_tail.bytes + self.to_head.bytes;
+        self.to_tail.retry();
+        self.to_head.retry();
+        let step = self.advance(tools);
+        if self.to_tail.bytes + self.to_head.bytes > before {
+            self.pause = Duration::ZERO;
+        }
+        step
+    }
+
+    /// True when bytes went past the relay since the last call.
+    pub fn went_direct(&mut self) -> bool {
+        let direct = self.direct();
+        let now = direct.to_tail + direct.to_head;
+        std::mem::replace(&mut self.seen, now) != now
+    }
+
+    fn direct(&self) -> Bytes {
+        self.link.as_ref().map(|link| link.pair().direct()).unwrap_or_default()
     }
 
     /// A side takes nothing any more; what it sent before that is handed on as far as the other takes it at once.
@@ -282,21 +338,47 @@ impl Conn {
     pub fn close(mut self, pipes: &mut Pipes) {
         self.to_tail.close(pipes);
         self.to_head.close(pipes);
-        let Self { route, head, tail, .. } = self;
+        let why = self.why_relayed().filter(|_| self.open);
+        let Self { route, head, tail, link, .. } = self;
         drop((head, tail));
+        route.counters.end(link.as_ref().ok(), why.as_ref());
         route.counters.open.fetch_sub(1, Relaxed);
     }
 
     /// How `inspect` shows it.
     pub fn view(&self, now: Instant) -> ConnectionView {
+        let reason = self.why_relayed().filter(|_| self.open);
+        let path = match &reason {
+            _ if !self.open => "connecting",
+            Some(_) => "relay",
+            None => "fastpath",
+        };
+        let direct = self.direct();
         ConnectionView {
             client: peer_name(self.head()),
             tail: self.tail().map(peer_name).unwrap_or_default(),
-            path: if self.open { "relay" } else { "connecting" }.to_owned(),
+            path: path.to_owned(),
+            reason: reason.map(|why| why.to_string()),
             age_s: now.saturating_duration_since(self.since).as_secs(),
-            bytes: Bytes { to_tail: self.to_tail.bytes, to_head: self.to_head.bytes },
+            bytes: Bytes { to_tail: self.to_tail.bytes, to_head: self.to_head.bytes } + direct,
+            direct,
+            injected: self.link.as_ref().map(|link| link.pair().injected()).unwrap_or_default(),
         }
     }
+
+    /// Why bytes take the relay, unless both ends can send direct.
+    fn why_relayed(&self) -> Option<Why> {
+        match &self.link {
+            Err(why) => Some(why.clone()),
+            Ok(link) if link.pair().is_complete() => None,
+            Ok(link) if link.pair().spliced().is_some() => Some(Why::Spliced),
+            Ok(_) => Some(self.no_server.clone().unwrap_or(Why::ServerUnseen)),
+        }
+    }
+}
+
+fn link_left_unread(link: &Result<Link, Why>, reader: Role) -> bool {
+    link.as_ref().is_ok_and(|link| link.left_unread(reader))
 }
 
 fn note(ready: &mut Ready, flags: EventFlags) {

@@ -1,6 +1,7 @@
 //! A head's listening socket as one relay thread sees it, and what keeps accepting from going wrong when descriptors
 //! run out.
 
+use crate::fastpath::{Gate, Why};
 use crate::relay::Route;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -18,6 +19,8 @@ pub struct Listener {
     pub route: Arc<Route>,
     /// A unix socket.
     pub unix: bool,
+    /// Where its clients' enrolments are claimed, or why there are none.
+    pub gate: Result<Gate, Why>,
 }
 
 /// Pauses that grow while descriptors or memory are short: 10 ms, doubling to 1 s.

@@ -14,12 +14,14 @@ mod worker;
 
 pub use socket::prepare_tcp;
 
+use crate::fastpath::{Gate, Why};
 use crate::model::ConnectionView;
 use crate::relay::Route;
 use listener::Listener;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -63,9 +65,17 @@ impl Mailbox {
     }
 }
 
+/// A connection that was accepted and has no state yet.
+struct Accepted {
+    head: OwnedFd,
+    /// The client; none for unix.
+    remote: Option<SocketAddr>,
+    at: Instant,
+}
+
 enum Command {
     /// A connection that a busier thread accepted at that time.
-    Adopt(Arc<Listener>, OwnedFd, Instant),
+    Adopt(Arc<Listener>, Accepted),
     Listen(Arc<Listener>),
     Unlisten(u64, Arc<Done>),
     Reset(Arc<Route>, Instant, Arc<Done>),
@@ -195,9 +205,10 @@ impl Engine {
     }
 
     /// Accepts connections from `fd` (bound, listening, non-blocking; for TCP prepared by [`prepare_tcp`]) for `route`.
-    pub fn listen(&self, fd: OwnedFd, route: &Arc<Route>, unix: bool) -> ListenerId {
+    /// `gate` is where clients' enrolments are claimed, or why there are none.
+    pub fn listen(&self, fd: OwnedFd, route: &Arc<Route>, unix: bool, gate: Result<Gate, Why>) -> ListenerId {
         let id = self.next.fetch_add(1, Relaxed);
-        let listener = Arc::new(Listener { id, fd, route: Arc::clone(route), unix });
+        let listener = Arc::new(Listener { id, fd, route: Arc::clone(route), unix, gate });
         self.shared.send_all(|| Command::Listen(Arc::clone(&listener)));
         ListenerId(id)
     }

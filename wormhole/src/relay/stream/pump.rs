@@ -5,11 +5,15 @@
 //! front of a reader that stopped there are the kernel's two socket buffers and at most [`CHUNK_MAX`] bytes of ours.
 //!
 //! A direction that streams is spliced through a borrowed pipe instead, which holds at most as much.
+//!
+//! Where the receiver's socket is enrolled in the fast path, what is written goes into its redirected queue (it is
+//! injected): a receiver reads that queue before its TCP queue, so all bytes must take the same way.
 
 use super::pipes::{Pipe, Pipes};
+use crate::fastpath::{Link, Role};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown};
+use rustix::net::{SendFlags, Shutdown, sockopt};
 
 /// The most that one read takes, and so the most that one direction keeps in userspace.
 pub const CHUNK_MAX: usize = 256 * 1024;
@@ -19,6 +23,8 @@ const CHUNK_FIRST: usize = 16 * 1024;
 const STREAMING: usize = 64 * 1024;
 /// A turn that splices less than this was no stream any more: a copy is cheaper for small messages.
 const TRICKLE: usize = 32 * 1024;
+/// Receive buffer of a socket whose stream is injected: little may be on its way when the sender is to go direct.
+const WINDOW: usize = 128 * 1024;
 /// Bytes that one pump moves before others get their turn.
 const TURN: usize = 1024 * 1024;
 
@@ -50,6 +56,26 @@ pub enum Turn {
     WriteFailed(Errno),
 }
 
+/// Whose queue a direction's bytes may be put into.
+#[derive(Clone, Copy, Debug)]
+pub struct Lane<'a> {
+    /// The connection on the fast path.
+    pub link: &'a Link,
+    /// The receiver.
+    pub to: Role,
+}
+
+/// How bytes are handed to the receiver; decided at the first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Out {
+    #[default]
+    Undecided,
+    /// By TCP, or a unix socket.
+    Plain,
+    /// Into its redirected queue.
+    Inject,
+}
+
 /// What a thread lends to the pump whose turn it is.
 #[derive(Debug)]
 pub struct Tools {
@@ -73,6 +99,11 @@ pub struct Pump {
     pipe: Option<Pipe>,
     /// Both ends can be spliced, and the last reads came back full.
     streaming: bool,
+    out: Out,
+    /// The receiver's redirected queue is full; nothing tells when it is not any more.
+    full: bool,
+    /// The source's receive buffer was made small.
+    narrowed: bool,
     /// What was read and not written yet.
     stuck: Option<Stuck>,
     /// Size of the next read; 0: not read yet.
@@ -101,6 +132,16 @@ impl Pump {
         self.stuck.is_some() || self.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty())
     }
 
+    /// True while the receiver's redirected queue is full.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Tries again to write into a queue that was full.
+    pub fn retry(&mut self) {
+        self.full = false;
+    }
+
     /// Takes the next turn for one of a stream.
     #[cfg(test)]
     pub fn stream(&mut self) {
@@ -119,10 +160,11 @@ impl Pump {
         &mut self,
         (src, src_ready): (BorrowedFd<'_>, &mut Ready),
         (dst, dst_ready): (BorrowedFd<'_>, &mut Ready),
+        lane: Option<Lane<'_>>,
         tools: &mut Tools,
     ) -> (Turn, usize) {
         let before = self.bytes;
-        let turn = self.run((src, src_ready), (dst, dst_ready), tools);
+        let turn = self.run((src, src_ready), (dst, dst_ready), lane, tools);
         (turn, usize::try_from(self.bytes - before).unwrap_or(usize::MAX))
     }
 
@@ -130,12 +172,13 @@ impl Pump {
         &mut self,
         (src, src_ready): (BorrowedFd<'_>, &mut Ready),
         (dst, dst_ready): (BorrowedFd<'_>, &mut Ready),
+        lane: Option<Lane<'_>>,
         tools: &mut Tools,
     ) -> Turn {
         if self.ended {
             return Turn::Ended;
         }
-        if let Some(turn) = self.unstick(dst, dst_ready) {
+        if let Some(turn) = self.unstick(dst, dst_ready, lane) {
             return turn;
         }
         let start = self.bytes;
@@ -160,7 +203,7 @@ impl Pump {
             }
             let step = match &mut self.pipe {
                 Some(pipe) => fill(pipe, src, src_ready, &mut self.eof),
-                None => self.copy((src, src_ready), (dst, dst_ready), &mut tools.scratch),
+                None => self.copy((src, src_ready), (dst, dst_ready), lane, &mut tools.scratch),
             };
             if let Some(turn) = step {
                 return turn;
@@ -173,6 +216,7 @@ impl Pump {
         &mut self,
         (src, src_ready): (BorrowedFd<'_>, &mut Ready),
         (dst, dst_ready): (BorrowedFd<'_>, &mut Ready),
+        lane: Option<Lane<'_>>,
         scratch: &mut [u8],
     ) -> Option<Turn> {
         let want = self.chunk.clamp(CHUNK_FIRST, CHUNK_MAX).min(scratch.len());
@@ -188,13 +232,18 @@ impl Pump {
         }
         if got == want {
             self.chunk = (want * 2).min(CHUNK_MAX);
-            self.streaming = want >= STREAMING && src_ready.spliced && dst_ready.spliced;
+            let streams = want >= STREAMING && src_ready.spliced && dst_ready.spliced;
+            self.streaming = streams && self.out == Out::Plain;
+            if streams && self.out == Out::Inject && !std::mem::replace(&mut self.narrowed, true) {
+                // Refused without CAP_NET_ADMIN; then more is on its way, and the sender goes direct later.
+                let _ = sockopt::set_socket_recv_buffer_size_force(src, WINDOW);
+            }
         } else {
             // The queue is empty: whatever arrives from now on is a new edge (epoll(7), Q9).
             src_ready.readable = src_ready.exact;
         }
         let data = room.get(..got).unwrap_or_default();
-        match self.write(dst, dst_ready, data) {
+        match self.write(dst, dst_ready, lane, data) {
             Ok(put) if put == got => None,
             Ok(put) => {
                 let rest = data.get(put..).unwrap_or_default();
@@ -223,11 +272,11 @@ impl Pump {
     }
 
     /// Writes what was stuck. `None`: nothing is stuck any more.
-    fn unstick(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready) -> Option<Turn> {
+    fn unstick(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, lane: Option<Lane<'_>>) -> Option<Turn> {
         let mut stuck = self.stuck.take()?;
         let rest = stuck.data.get(stuck.from..).unwrap_or_default();
-        if dst_ready.writable {
-            match self.write(dst, dst_ready, rest) {
+        if dst_ready.writable && !self.full {
+            match self.write(dst, dst_ready, lane, rest) {
                 Ok(put) if put == rest.len() => return None,
                 Ok(put) => stuck.from += put,
                 Err(e) => return Some(Turn::WriteFailed(e)),
@@ -238,16 +287,28 @@ impl Pump {
     }
 
     /// Writes until all is written or the socket is full.
-    fn write(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, data: &[u8]) -> Result<usize, Errno> {
+    fn write(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, lane: Option<Lane<'_>>, data: &[u8]) -> Result<usize, Errno> {
+        if self.out == Out::Undecided {
+            let injects = lane.is_some_and(|lane| lane.link.inject_into(lane.to, dst));
+            self.out = if injects { Out::Inject } else { Out::Plain };
+        }
         let mut put = 0;
         while let Some(rest) = data.get(put..).filter(|r| !r.is_empty()) {
             match rustix::net::send(dst, rest, SendFlags::NOSIGNAL) {
                 Ok(n) => {
                     put += n;
                     self.bytes += n as u64;
+                    // After the send: from now on the sender may overtake nothing.
+                    if let Some(lane) = lane.filter(|_| self.out == Out::Inject) {
+                        lane.link.publish(lane.to, self.bytes);
+                    }
                 }
                 Err(Errno::AGAIN) => {
                     dst_ready.writable = false;
+                    break;
+                }
+                Err(Errno::ACCESS) if self.out == Out::Inject => {
+                    self.full = true;
                     break;
                 }
                 Err(Errno::INTR) => {}

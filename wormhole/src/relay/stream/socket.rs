@@ -1,5 +1,6 @@
 //! Socket options and addresses of the two sockets of a proxied stream.
 
+use crate::fastpath::Link;
 use crate::relay::{RelayOptions, Target, TargetAddr};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -62,9 +63,9 @@ pub enum Attempt {
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn connect(target: &Target, index: usize, options: &RelayOptions) -> Result<Attempt, Errno> {
+pub fn connect(target: &Target, index: usize, link: Option<&Link>, options: &RelayOptions) -> Result<Attempt, Errno> {
     match &target.addr {
-        TargetAddr::Inet(addrs) => connect_inet(target, *addrs.get(index).ok_or(Errno::ADDRNOTAVAIL)?, options),
+        TargetAddr::Inet(addrs) => connect_inet(target, *addrs.get(index).ok_or(Errno::ADDRNOTAVAIL)?, link, options),
         TargetAddr::Unix { root, path } => {
             let held = root.socket(path).map_err(|e| errno_of(&e))?;
             let addr = SocketAddrUnix::new(held.path())?;
@@ -86,10 +87,14 @@ pub fn addresses(addr: &TargetAddr) -> usize {
     }
 }
 
-fn connect_inet(target: &Target, addr: SocketAddr, options: &RelayOptions) -> Result<Attempt, Errno> {
+fn connect_inet(target: &Target, addr: SocketAddr, link: Option<&Link>, options: &RelayOptions) -> Result<Attempt, Errno> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = make(target, family)?;
     prepare_tcp(fd.as_fd(), options)?;
+    // Not announced, the server is not found, and the connection is relayed.
+    if let Some(Err(error)) = link.map(|link| link.announce(fd.as_fd())) {
+        tracing::debug!(%error, "a connection could not be announced to the fast path");
+    }
     match rustix::net::connect(&fd, &addr) {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(e) => return Err(e),

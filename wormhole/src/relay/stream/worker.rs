@@ -11,7 +11,7 @@ use super::listener::{BackOff, Listener, Reserve};
 use super::pump::Tools;
 use super::timers::Timers;
 use super::token::Token;
-use super::{Command, Shared};
+use super::{Accepted, Command, Shared};
 use crate::model::ConnectionView;
 use rustix::event::epoll::{self, CreateFlags, Event, EventFlags};
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -51,6 +51,8 @@ pub struct Worker {
     timers: Timers,
     /// Connections that used up their turn.
     again: Vec<(u32, u32)>,
+    /// Connections whose receiver's redirected queue was full, and when to look again.
+    full: HashMap<(u32, u32), Instant>,
     tools: Tools,
 }
 
@@ -75,6 +77,7 @@ impl Worker {
             generation: 0,
             timers: Timers::default(),
             again: Vec::new(),
+            full: HashMap::new(),
             tools: Tools::new(pipes_allowed()),
         })
     }
@@ -106,6 +109,7 @@ impl Worker {
                     self.finish(slot, step);
                 }
             }
+            self.on_full();
             self.on_time();
             if commands && !self.obey() {
                 return;
@@ -117,13 +121,11 @@ impl Worker {
         if !self.again.is_empty() {
             return rustix::event::Timespec::try_from(Duration::ZERO).ok();
         }
-        let next = match (self.timers.next(), self.back_off.until()) {
-            (Some(a), Some(b)) => a.min(b),
-            (a, b) => a.or(b)?,
-        };
         // Rounded up: waking a moment too early would spin.
-        let wait = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        rustix::event::Timespec::try_from(wait).ok()
+        let late = [self.timers.next(), self.back_off.until()].into_iter().flatten().min();
+        let late = late.map(|at| at + Duration::from_millis(1));
+        let next = late.into_iter().chain(self.full.values().min().copied()).min()?;
+        rustix::event::Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
     }
 
     // === commands ===
@@ -131,7 +133,7 @@ impl Worker {
     fn obey(&mut self) -> bool {
         for command in self.shared.take_commands(self.index) {
             match command {
-                Command::Adopt(listener, head, accepted) => self.begin(&listener, head, accepted),
+                Command::Adopt(listener, accepted) => self.begin(&listener, accepted),
                 Command::Listen(listener) => {
                     if self.accepting
                         && let Err(error) = self.watch_listener(&listener)
@@ -192,10 +194,11 @@ impl Worker {
                 self.shared.wait_for_room();
                 return;
             }
-            match rustix::net::accept_with(&listener.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok(head) => {
+            match rustix::net::acceptfrom_with(&listener.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((head, remote)) => {
                     self.back_off.reset();
-                    self.settle(&listener, head);
+                    let remote = remote.and_then(|any| any.try_into().ok());
+                    self.settle(&listener, Accepted { head, remote, at: Instant::now() });
                 }
                 Err(error) => {
                     self.shared.release();
@@ -234,18 +237,17 @@ impl Worker {
     }
 
     /// Finds the thread for a connection that was accepted here.
-    fn settle(&mut self, listener: &Arc<Listener>, head: OwnedFd) {
-        let now = Instant::now();
+    fn settle(&mut self, listener: &Arc<Listener>, accepted: Accepted) {
         let place = self.shared.place(self.index);
         self.shared.add_load(place);
         if place == self.index {
-            self.begin(listener, head, now);
-        } else if let Some(Command::Adopt(listener, head, now)) =
-            self.shared.send(place, Command::Adopt(Arc::clone(listener), head, now))
+            self.begin(listener, accepted);
+        } else if let Some(Command::Adopt(listener, accepted)) =
+            self.shared.send(place, Command::Adopt(Arc::clone(listener), accepted))
         {
             // That thread has ended. What was added to its load stays, so that it is not the least for ever.
             self.shared.add_load(self.index);
-            self.begin(&listener, head, now);
+            self.begin(&listener, accepted);
         }
     }
 
@@ -277,6 +279,20 @@ impl Worker {
     }
 
     // === time ===
+
+    fn on_full(&mut self) {
+        if self.full.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let due: Vec<_> = self.full.extract_if(|_, at| *at <= now).collect();
+        for ((slot, generation), _) in due {
+            if let Some(conn) = live(&mut self.conns, slot, generation) {
+                let step = conn.retry(&mut self.tools);
+                self.finish(slot, step);
+            }
+        }
+    }
 
     fn on_time(&mut self) {
         if self.timers.next().is_none() && self.back_off.until().is_none() {

@@ -44,8 +44,11 @@ impl Session {
             client: client.to_string(),
             tail: self.tail.to_string(),
             path: "relay".to_owned(),
+            reason: None,
             age_s: now.saturating_duration_since(self.opened).as_secs(),
             bytes: Bytes { to_tail: self.to_tail, to_head: self.to_head },
+            direct: Bytes::default(),
+            injected: Bytes::default(),
         }
     }
 }

@@ -94,7 +94,7 @@ fn an_idle_engine_sleeps() {
     let broken = TcpListener::bind("127.0.0.1:0").unwrap();
     broken.set_nonblocking(true).unwrap();
     let ours = broken.try_clone().unwrap();
-    rig.engine.listen(broken.into(), &rig.route, false);
+    rig.engine.listen(broken.into(), &rig.route, false, Err(crate::fastpath::Why::Off));
     SockRef::from(&ours).shutdown(Shutdown::Both).unwrap();
     expect_sleep();
 }

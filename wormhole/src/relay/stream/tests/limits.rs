@@ -34,7 +34,7 @@ fn a_listener_that_was_shut_down_harms_no_other() {
     let broken = TcpListener::bind("127.0.0.1:0").unwrap();
     broken.set_nonblocking(true).unwrap();
     let ours = broken.try_clone().unwrap();
-    rig.engine.listen(broken.into(), &rig.route, false);
+    rig.engine.listen(broken.into(), &rig.route, false, Err(crate::fastpath::Why::Off));
     SockRef::from(&ours).shutdown(Shutdown::Both).unwrap();
     for _ in 0..20 {
         let (mut client, mut served) = rig.pair(&server);

@@ -54,7 +54,7 @@ impl Rig {
         listener.set_nonblocking(true).unwrap();
         let head = listener.local_addr().unwrap().as_socket().unwrap();
         let engine = Engine::start(2, most).unwrap();
-        let id = engine.listen(OwnedFd::from(listener), &route, false);
+        let id = engine.listen(OwnedFd::from(listener), &route, false, Err(crate::fastpath::Why::Off));
         Self { engine, route, head, id }
     }
 

@@ -78,7 +78,7 @@ proptest! {
                 pump.stream();
             }
             loop {
-                let (turn, moved) = pump.turn((source.as_fd(), &mut src), (drain.as_fd(), &mut dst), &mut tools);
+                let (turn, moved) = pump.turn((source.as_fd(), &mut src), (drain.as_fd(), &mut dst), None, &mut tools);
                 counted += moved;
                 match turn {
                     Turn::Again => {}

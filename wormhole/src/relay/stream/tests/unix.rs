@@ -17,7 +17,7 @@ impl UnixRig {
         let listener = UnixListener::bind(dir.path().join("head")).unwrap();
         listener.set_nonblocking(true).unwrap();
         let engine = Engine::start(2, 100).unwrap();
-        engine.listen(OwnedFd::from(listener), &route, true);
+        engine.listen(OwnedFd::from(listener), &route, true, Err(crate::fastpath::Why::Off));
         Self { engine, route, dir }
     }
 

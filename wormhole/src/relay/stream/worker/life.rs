@@ -4,11 +4,13 @@ use super::super::conn::{Conn, Side, Step};
 use super::super::listener::Listener;
 use super::super::socket::{self, Attempt};
 use super::super::token::{GENERATIONS, Token};
-use super::{Worker, live};
+use super::{Accepted, Worker, live};
+use crate::fastpath::{Claim, Link, Why};
 use crate::relay::{Tail, TargetAddr};
 use rustix::event::epoll::{self, EventFlags};
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -17,14 +19,21 @@ use std::time::{Duration, Instant};
 const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_LATER: Duration = Duration::from_millis(100);
 
+/// How soon a look is taken again at a receiver's queue that was full: at first, and when it does not shrink.
+const FULL_FIRST: Duration = Duration::from_micros(50);
+const FULL_LATER: Duration = Duration::from_millis(10);
+
 impl Worker {
-    pub(super) fn begin(&mut self, listener: &Arc<Listener>, head: OwnedFd, now: Instant) {
+    pub(super) fn begin(&mut self, listener: &Arc<Listener>, accepted: Accepted) {
+        let Accepted { head, remote, at: now } = accepted;
         let route = Arc::clone(&listener.route);
+        let link = claim(listener, head.as_fd(), remote);
+        route.counters.begin(link.as_ref());
         route.counters.total.fetch_add(1, Relaxed);
         route.counters.open.fetch_add(1, Relaxed);
         self.generation = (self.generation + 1) & GENERATIONS;
         let generation = self.generation;
-        let slot = self.conns.insert(Box::new(Conn::new(route, head, generation, listener.unix, now)));
+        let slot = self.conns.insert(Box::new(Conn::new(route, head, link, generation, listener.unix, now)));
         let Ok(slot) = u32::try_from(slot) else {
             self.remove(slot);
             return;
@@ -44,10 +53,11 @@ impl Worker {
                 return;
             }
         };
+        let link = conn.link.as_ref().ok().filter(|_| conn.no_server.is_none());
         let attempt = loop {
-            let mut tried = socket::connect(target, conn.attempt, &route.options);
+            let mut tried = socket::connect(target, conn.attempt, link, &route.options);
             if matches!(tried, Err(Errno::MFILE | Errno::NFILE)) && self.reserve.release() {
-                tried = socket::connect(target, conn.attempt, &route.options);
+                tried = socket::connect(target, conn.attempt, link, &route.options);
             }
             match tried {
                 Ok(attempt) => break attempt,
@@ -159,6 +169,10 @@ impl Worker {
         match step {
             Step::Wait => {}
             Step::Again => self.again.push((slot, conn.generation)),
+            Step::Full => {
+                conn.pause = (conn.pause * 2).clamp(FULL_FIRST, FULL_LATER);
+                self.full.insert((slot, conn.generation), Instant::now() + conn.pause);
+            }
             Step::Over => {
                 conn.end_orderly();
                 self.remove(slot as usize);
@@ -198,7 +212,7 @@ impl Worker {
     pub(super) fn on_deadline(&mut self, slot: u32, generation: u32, now: Instant) {
         let Some(conn) = live(&mut self.conns, slot, generation) else { return };
         conn.deadline = None;
-        let options = &conn.route.options;
+        let options = conn.route.options.clone();
         if !conn.open {
             if conn.tail().is_none() && now < conn.tried + options.connect_timeout {
                 self.connect(slot, now);
@@ -209,6 +223,9 @@ impl Worker {
             return;
         }
         let Some(idle) = options.idle_timeout else { return };
+        if conn.went_direct() {
+            conn.active = now;
+        }
         let deadline = conn.active + idle;
         if deadline > now {
             self.timers.set(&mut conn.deadline, Some(deadline), slot, generation);
@@ -222,6 +239,16 @@ impl Worker {
             conn.end_orderly();
         }
         self.remove(slot as usize);
+    }
+}
+
+/// What the fast path knows of a connection that was accepted.
+fn claim(listener: &Listener, head: BorrowedFd<'_>, remote: Option<SocketAddr>) -> Result<Link, Why> {
+    let gate = listener.gate.as_ref().map_err(Clone::clone)?;
+    match gate.claim(head, remote.ok_or(Why::ClientUnseen)?) {
+        Claim::Joined(link) => Ok(link),
+        Claim::Refused(why) => Err(Why::Client(why)),
+        Claim::Stranger => Err(Why::ClientUnseen),
     }
 }
 

@@ -1,0 +1,332 @@
+//! `sock_ops`: sees connections begin and end, and enrols those that belong to a head or a tail.
+//!
+//! A stranger's connect costs one look-up (is there a head on that port in that namespace?), a stranger's accept another
+//! one (did wormholed announce this connection?), and none of its bytes costs anything.
+
+use crate::kernel::{LOWAT, backlog, executable, is_closing};
+use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, slot};
+use aya_ebpf::bindings::{
+    BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_setsockopt, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_hash_update,
+};
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+use core::ffi::c_void;
+use core::ptr;
+use wormhole_common::{
+    Count, HEAD_CHECKS, HeadAddr, HeadPort, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role, SlotSide,
+    TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
+};
+
+/// What a `sock_ops` program answers when it has nothing to say.
+const GO_ON: u32 = 1;
+
+#[sock_ops]
+pub fn wh_sockops(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
+        BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
+        _ => {}
+    }
+    GO_ON
+}
+
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> *mut c_void {
+    // SAFETY: the context is the kernel's; the field is null or a full socket.
+    unsafe { (*ctx.ops).__bindgen_anon_2.sk.cast() }
+}
+
+// === connect(2) ===
+
+/// Before the first packet leaves; in the context of the process that connects.
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext) {
+    let sk = socket(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let mut tuple = Tuple { netns: netns(ctx), ..Tuple::default() };
+    // The passive end's view: its local address is our remote one.
+    (tuple.remote, tuple.remote_port) = local(ctx);
+    (tuple.local, tuple.local_port) = remote(ctx);
+    if let Some(me) = member(sk) {
+        me.tuple = tuple;
+        if me.role == Role::ToServer as u32 {
+            announce(ctx, me);
+            return;
+        }
+        // A socket that is connected for the second time.
+        me.state = MEMBER_NEW;
+    }
+    let Some(head) = head_of(&tuple) else { return };
+    let mut fresh = Member { role: Role::Client as u32, tuple, ..Member::default() };
+    let Some(me) = make_member(sk, &mut fresh) else { return };
+    watch(ctx);
+    if is_mptcp(sk) {
+        refuse(me, Refusal::Mptcp, Count::Mptcp);
+    // SAFETY: nobody changes a value of this map in place.
+    } else if head & HEAD_CHECKS != 0 && unsafe { WH_EXES.get(&executable()) }.is_some() {
+        refuse(me, Refusal::Executable, Count::Executable);
+    }
+}
+
+/// wormholed connects to a tail: whoever accepts there is the server, or the next segment of a chain.
+#[inline(always)]
+fn announce(ctx: &SockOpsContext, me: &mut Member) {
+    let Some(slot) = slot(me.slot) else { return };
+    let [_, server] = &mut slot.sides;
+    if server.generation != me.generation {
+        return;
+    }
+    watch(ctx);
+    let chained = head_of(&me.tuple).is_some();
+    let (kind, hops) = if chained { (TOKEN_LINK, me.hop + 1) } else { (TOKEN_SERVER, me.hop) };
+    server.hops = hops;
+    let token = Token { slot: me.slot, generation: me.generation, kind, detail: hops };
+    // One that cannot be left: the other end is not found, and the connection is relayed.
+    let _ = WH_TUPLES.insert(&me.tuple, &token, BPF_ANY.into());
+}
+
+/// The head that a connection leads to.
+#[inline(always)]
+fn head_of(tuple: &Tuple) -> Option<u32> {
+    let port = HeadPort { netns: tuple.netns, port: tuple.local_port.into(), pad: 0 };
+    // SAFETY: here and below: nobody changes a value of these maps in place.
+    unsafe { WH_PORTS.get(&port) }?;
+    let mut head = HeadAddr { port, addr: tuple.local };
+    if let Some(value) = unsafe { WH_HEADS.get(&head) } {
+        return Some(*value);
+    }
+    if is_ipv4(&tuple.local) {
+        head.addr = [0, 0, MAPPED, 0];
+        if let Some(value) = unsafe { WH_HEADS.get(&head) } {
+            return Some(*value);
+        }
+    }
+    head.addr = [0; 4];
+    unsafe { WH_HEADS.get(&head) }.copied()
+}
+
+#[inline(always)]
+fn refuse(me: &mut Member, why: Refusal, counter: Count) {
+    me.state = MEMBER_REFUSED;
+    let token = Token { slot: 0, generation: 0, kind: TOKEN_REFUSED, detail: why as u32 };
+    let _ = WH_TUPLES.insert(&me.tuple, &token, BPF_ANY.into());
+    count(counter);
+}
+
+// === established ===
+
+/// The client's side, before its connect returns and before the other side can accept.
+#[inline(always)]
+fn connected(ctx: &SockOpsContext) {
+    let sk = socket(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let Some(me) = member(sk) else { return };
+    if me.role != Role::Client as u32 || me.state != MEMBER_NEW {
+        return;
+    }
+    let Ok(Some(index)) = WH_FREE.pop() else {
+        refuse(me, Refusal::NoSlot, Count::NoSlot);
+        return;
+    };
+    let Some(slot) = slot(index) else { return };
+    let [client, server] = &mut slot.sides;
+    let generation = client.generation;
+    *client = SlotSide { generation, ..SlotSide::default() };
+    *server = SlotSide { generation, ..SlotSide::default() };
+    me.slot = index;
+    me.generation = generation;
+    let token = Token { slot: index, generation, kind: TOKEN_CLIENT, detail: 0 };
+    if WH_TUPLES.insert(&me.tuple, &token, BPF_ANY.into()).is_err() || !enrol(ctx, sk, me, client) {
+        let _ = WH_FREE.push(&index, 0);
+        refuse(me, Refusal::NoRoom, Count::NoRoom);
+        return;
+    }
+    count(Count::Clients);
+}
+
+/// The server's side, before it can be accepted.
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    let mut tuple = Tuple { netns: netns(ctx), ..Tuple::default() };
+    (tuple.local, tuple.local_port) = local(ctx);
+    (tuple.remote, tuple.remote_port) = remote(ctx);
+    // SAFETY: nobody changes a value of this map in place.
+    let Some(token) = (unsafe { WH_TUPLES.get(&tuple) }).copied() else { return };
+    let sk = socket(ctx);
+    if token.kind != TOKEN_SERVER || sk.is_null() {
+        return;
+    }
+    let _ = WH_TUPLES.remove(&tuple);
+    if is_mptcp(sk) {
+        count(Count::Mptcp);
+        return;
+    }
+    let Some(slot) = slot(token.slot) else { return };
+    let [_, server] = &mut slot.sides;
+    if server.generation != token.generation {
+        return;
+    }
+    let Token { slot, generation, .. } = token;
+    let mut fresh = Member { role: Role::Server as u32, slot, generation, ..Member::default() };
+    let Some(me) = make_member(sk, &mut fresh) else { return };
+    watch(ctx);
+    if enrol(ctx, sk, me, server) {
+        count(Count::Servers);
+    } else {
+        me.state = MEMBER_REFUSED;
+        count(Count::NoRoom);
+    }
+}
+
+/// Puts the socket into the map, and says so in the slot.
+#[inline(always)]
+fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut SlotSide) -> bool {
+    // SAFETY: the helper gives null or the same socket.
+    let sock = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
+    if sock == 0 {
+        return false;
+    }
+    let mut key = socket_key(me.slot, me.generation, me.role);
+    let map = (&raw const WH_SOCKS).cast_mut().cast();
+    // SAFETY: the context, a map of sockets and a key of its size.
+    if unsafe { bpf_sock_hash_update(ctx.ops, map, ptr::from_mut(&mut key).cast(), BPF_NOEXIST.into()) } != 0 {
+        return false;
+    }
+    me.sock = sock;
+    me.state = MEMBER_ENROLLED;
+    side.sock = sock;
+    // Last: whoever sees this may use the rest.
+    // SAFETY: a byte of the slot.
+    unsafe { ptr::write_volatile(&raw mut side.enrolled, 1) };
+    let lowat = LOWAT.load();
+    if lowat != 0 {
+        set_lowat(ctx, lowat);
+    }
+    true
+}
+
+/// Keeps what waits unsent in front of a shut window small, so that the relay catches up with a sender that never pauses.
+#[inline(always)]
+fn set_lowat(ctx: &SockOpsContext, mut bytes: u32) {
+    const SOL_TCP: i32 = 6;
+    const TCP_NOTSENT_LOWAT: i32 = 25;
+    // SAFETY: the option's value is 4 bytes of the stack. An old kernel refuses it, and then nothing has changed.
+    let _ = unsafe { bpf_setsockopt(ctx.ops.cast(), SOL_TCP, TCP_NOTSENT_LOWAT, ptr::from_mut(&mut bytes).cast(), 4) };
+}
+
+// === the end ===
+
+#[inline(always)]
+fn state_changed(ctx: &SockOpsContext) {
+    let sk = socket(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let Some(me) = member(sk) else { return };
+    let new = ctx.arg(1);
+    if me.state == MEMBER_ENROLLED && me.role <= Role::Server as u32 && matches!(new, BPF_TCP_FIN_WAIT1 | BPF_TCP_LAST_ACK) {
+        note_unread(me);
+    }
+    if new != BPF_TCP_CLOSE {
+        return;
+    }
+    // A token that nobody has claimed is taken back by whoever left it.
+    if WH_TUPLES.remove(&me.tuple).is_ok() && me.role == Role::Client as u32 && me.state == MEMBER_ENROLLED {
+        give_back(me);
+    }
+    me.state = MEMBER_NEW;
+}
+
+/// The application closes the socket while redirected bytes wait in it. The kernel looks at the TCP queue only and sends
+/// FIN; wormholed makes the reset of it that TCP would have sent.
+#[inline(always)]
+fn note_unread(me: &Member) {
+    if !is_closing(me.sock) || backlog(me.sock) == 0 {
+        return;
+    }
+    let Some(slot) = slot(me.slot) else { return };
+    let [client, server] = &mut slot.sides;
+    let side = if me.role == Role::Client as u32 { client } else { server };
+    if side.generation == me.generation {
+        side.unread = 1;
+    }
+}
+
+/// A client that was never accepted.
+#[inline(always)]
+fn give_back(me: &Member) {
+    let Some(slot) = slot(me.slot) else { return };
+    let [client, server] = &mut slot.sides;
+    client.generation = me.generation.wrapping_add(1);
+    server.generation = client.generation;
+    let _ = WH_FREE.push(&me.slot, 0);
+}
+
+// === the tuple ===
+
+/// The third word of an IPv4 address that is mapped into IPv6, in network order.
+const MAPPED: u32 = 0xffff_u32.to_be();
+
+#[inline(always)]
+fn is_ipv4(addr: &[u32; 4]) -> bool {
+    addr[0] == 0 && addr[1] == 0 && addr[2] == MAPPED
+}
+
+/// Reads a field of the context. Every field is read whatever the family is: the verifier takes no load whose offset was
+/// chosen at run time, and that is what the compiler makes of two loads in two branches.
+macro_rules! field {
+    ($ctx:ident.$name:ident) => {
+        // SAFETY: the context is the kernel's.
+        unsafe { ptr::read_volatile(&raw const (*$ctx.ops).$name) }
+    };
+    ($ctx:ident.$name:ident[4]) => {{
+        // SAFETY: the context is the kernel's. Word by word, as the kernel translates them.
+        let word = |index: usize| unsafe { ptr::read_volatile((&raw const (*$ctx.ops).$name).cast::<u32>().add(index)) };
+        [word(0), word(1), word(2), word(3)]
+    }};
+}
+
+const AF_INET: u32 = 2;
+
+#[inline(always)]
+fn local(ctx: &SockOpsContext) -> ([u32; 4], u16) {
+    let (v4, v6) = (field!(ctx.local_ip4), field!(ctx.local_ip6[4]));
+    let (family, port) = (field!(ctx.family), field!(ctx.local_port));
+    (if family == AF_INET { [0, 0, MAPPED, v4] } else { v6 }, port as u16)
+}
+
+#[inline(always)]
+fn remote(ctx: &SockOpsContext) -> ([u32; 4], u16) {
+    let (v4, v6) = (field!(ctx.remote_ip4), field!(ctx.remote_ip6[4]));
+    let (family, port) = (field!(ctx.family), field!(ctx.remote_port));
+    // In network order, in the upper half.
+    (if family == AF_INET { [0, 0, MAPPED, v4] } else { v6 }, u32::from_be(port) as u16)
+}
+
+#[inline(always)]
+fn netns(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the context is the kernel's.
+    unsafe { bpf_get_netns_cookie(ctx.ops.cast()) }
+}
+
+#[inline(always)]
+fn is_mptcp(sk: *mut c_void) -> bool {
+    // SAFETY: the helper gives null or the same socket.
+    !unsafe { bpf_skc_to_mptcp_sock(sk) }.is_null()
+}
+
+/// Asks for the callback that tells the end. Other programs' wishes stay.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext) {
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}

@@ -1,0 +1,76 @@
+//! What is read out of the kernel's own structures. Rust's eBPF has no relocation of field offsets, so userspace takes
+//! them from the running kernel's BTF and writes them here before the programs are loaded.
+//!
+//! The globals are in a section of their own: in `.rodata` LLVM would merge those that begin with equal values.
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::bpf_get_current_task;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes};
+use wormhole_common::{EXE_NAME, ExeName};
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $value:expr;)*) => {
+        $($(#[$doc])*
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = ".rodata.config")]
+        pub static $name: Global<$type> = Global::new($value);)*
+    };
+}
+
+settings! {
+    /// `sock.sk_backlog.rmem_alloc`: bytes that wait in the receiver's queues.
+    OFF_RMEM: u32 = 0;
+    /// `sock.sk_shutdown`.
+    OFF_SHUTDOWN: u32 = 0;
+    /// `task_struct.mm`.
+    OFF_MM: u32 = 0;
+    /// `mm_struct.exe_file`.
+    OFF_EXE_FILE: u32 = 0;
+    /// `file.f_path.dentry`.
+    OFF_DENTRY: u32 = 0;
+    /// `dentry.d_name.name`.
+    OFF_NAME: u32 = 0;
+    /// Bytes in front of a reader at which a sender's messages go by TCP.
+    LIMIT: u64 = 1;
+    /// The same for what wormholed puts there.
+    INJECT_LIMIT: u64 = 1;
+    /// `TCP_NOTSENT_LOWAT` of enrolled sockets; 0: left alone.
+    LOWAT: u32 = 0;
+}
+
+/// Kernel memory that a redirected message costs besides its bytes: a `struct sk_msg` of about 700 bytes.
+pub const MESSAGE_COST: u64 = 768;
+
+#[inline(always)]
+fn read<T>(base: u64, offset: &Global<u32>) -> Option<T> {
+    let at = base.wrapping_add(u64::from(offset.load()));
+    // SAFETY: the helper reads any address without faulting; what is read is a number and used as one.
+    unsafe { bpf_probe_read_kernel(at as *const T) }.ok()
+}
+
+/// Bytes that wait in front of the owner of this socket. Something large when it cannot be told.
+#[inline(always)]
+pub fn backlog(sock: u64) -> u64 {
+    u64::from(read::<u32>(sock, &OFF_RMEM).unwrap_or(u32::MAX))
+}
+
+/// True when both directions of the socket are shut: it is being closed.
+#[inline(always)]
+pub fn is_closing(sock: u64) -> bool {
+    read::<u8>(sock, &OFF_SHUTDOWN) == Some(3)
+}
+
+/// The base name of the executable that the current task runs; zeros when it has none.
+#[inline(always)]
+pub fn executable() -> ExeName {
+    let mut name = [0; EXE_NAME];
+    // SAFETY: no arguments; an address as a number.
+    let task = unsafe { bpf_get_current_task() };
+    let Some(mm) = read::<u64>(task, &OFF_MM) else { return name };
+    let Some(file) = read::<u64>(mm, &OFF_EXE_FILE) else { return name };
+    let Some(dentry) = read::<u64>(file, &OFF_DENTRY) else { return name };
+    let Some(text) = read::<u64>(dentry, &OFF_NAME) else { return name };
+    // SAFETY: as in `read`. What does not fit is cut off, here as in userspace.
+    let _ = unsafe { bpf_probe_read_kernel_str_bytes(text as *const u8, &mut name) };
+    name
+}

@@ -1,0 +1,87 @@
+//! The maps. Sizes that are settings are changed by userspace before it loads the object.
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, Queue, RingBuf, SockHash};
+use core::ffi::c_void;
+use core::ptr;
+use wormhole_common::{COUNTS, Count, ExeName, HeadAddr, HeadPort, Member, Slot, Token, Tuple};
+
+/// All enrolled sockets, and those of wormholed that put bytes into their queues. The message program is attached here.
+#[map]
+pub static WH_SOCKS: SockHash<u64> = SockHash::with_max_entries(4 * 65_536, 0);
+
+/// What is kept with a socket.
+#[btf_map]
+pub static WH_MEMBER: SkStorage<Member> = SkStorage::new();
+
+/// The connections.
+#[map]
+pub static WH_SLOTS: Array<Slot> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
+
+/// Slots that are free.
+#[map]
+pub static WH_FREE: Queue<u32> = Queue::with_max_entries(65_536, 0);
+
+/// What waits to be claimed by whoever accepts the connection.
+#[map]
+pub static WH_TUPLES: HashMap<Tuple, Token> = HashMap::with_max_entries(2 * 65_536, BPF_F_NO_PREALLOC);
+
+/// Ports that have a head. The value is how many.
+#[map]
+pub static WH_PORTS: HashMap<HeadPort, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// The heads.
+#[map]
+pub static WH_HEADS: HashMap<HeadAddr, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Executables that are not to be enrolled where a head checks that.
+#[map]
+pub static WH_EXES: HashMap<ExeName, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// What happened, see [`Count`].
+#[map]
+pub static WH_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTS, 0);
+
+/// Who used splice(2).
+#[map]
+pub static WH_EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+
+/// What is kept with `sk`, a pointer that the verifier knows as one to a socket and not null.
+#[inline(always)]
+pub fn member<'a>(sk: *mut c_void) -> Option<&'a mut Member> {
+    // SAFETY: the helper is given the map and a socket that the kernel handed to the program, and gives null or a value
+    // that lives as long as the socket, which the caller of the program holds.
+    unsafe { bpf_sk_storage_get(storage(), sk, ptr::null_mut(), 0).cast::<Member>().as_mut() }
+}
+
+/// As [`member`], and makes one with these values where there is none.
+#[inline(always)]
+pub fn make_member<'a>(sk: *mut c_void, value: &mut Member) -> Option<&'a mut Member> {
+    const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
+    // SAFETY: as in `member`; `value` is read before the helper returns.
+    unsafe { bpf_sk_storage_get(storage(), sk, ptr::from_mut(value).cast(), CREATE).cast::<Member>().as_mut() }
+}
+
+#[inline(always)]
+fn storage() -> *mut c_void {
+    (&raw const WH_MEMBER).cast_mut().cast()
+}
+
+/// A connection's slot.
+#[inline(always)]
+pub fn slot<'a>(index: u32) -> Option<&'a mut Slot> {
+    // SAFETY: the map hands out a pointer to the whole element, which lives as long as the program's map.
+    WH_SLOTS.get_ptr_mut(index).and_then(|slot| unsafe { slot.as_mut() })
+}
+
+/// Counts an event.
+#[inline(always)]
+pub fn count(what: Count) {
+    if let Some(counter) = WH_COUNTS.get_ptr_mut(what as u32) {
+        // SAFETY: this cpu's own counter; two programs that interrupt each other may lose a count, never more.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}

@@ -1,0 +1,40 @@
+//! `cgroup/setsockopt`: refuses on enrolled sockets what redirected bytes cannot keep, so that libraries fall back.
+//!
+//! `TCP_ULP` (kTLS): the kernel would take redirected bytes for decrypted ones. `SO_ZEROCOPY`: completions never come.
+
+use crate::maps::{count, member};
+use aya_ebpf::macros::cgroup_sockopt;
+use aya_ebpf::programs::SockoptContext;
+use wormhole_common::{Count, MEMBER_ENROLLED, Role};
+
+const SOL_SOCKET: i32 = 1;
+const SO_ZEROCOPY: i32 = 60;
+const SOL_TCP: i32 = 6;
+const TCP_ULP: i32 = 31;
+
+const ALLOW: i32 = 1;
+/// The application sees EPERM.
+const REFUSE: i32 = 0;
+
+#[cgroup_sockopt(setsockopt)]
+pub fn wh_setsockopt(ctx: SockoptContext) -> i32 {
+    // SAFETY: the context is the kernel's.
+    let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
+    let meant = (level == SOL_SOCKET && name == SO_ZEROCOPY) || (level == SOL_TCP && name == TCP_ULP);
+    if meant {
+        // SAFETY: the context is the kernel's; a socket that is not null.
+        let sk = unsafe { (*ctx.sockopt).__bindgen_anon_1.sk };
+        if !sk.is_null()
+            && let Some(me) = member(sk.cast())
+            && me.state == MEMBER_ENROLLED
+            && me.role <= Role::Server as u32
+        {
+            count(Count::Sockopt);
+            return REFUSE;
+        }
+    }
+    // SAFETY: the context is the kernel's. 0: the value is taken from the caller's memory as it stands there; what was
+    // copied for us is cut off at a page.
+    unsafe { (*ctx.sockopt).optlen = 0 };
+    ALLOW
+}

@@ -1,0 +1,78 @@
+//! The fast path as the daemon sees it: loaded or not, why, and what it has done.
+
+use super::Settings;
+use crate::fastpath::{Count, Fastpath, Tuning};
+use crate::model::{FastpathView, Mode, PairsView};
+use std::sync::Arc;
+
+/// What came of loading the programs.
+pub(super) struct Fast {
+    mode: Mode,
+    loaded: Result<Arc<Fastpath>, String>,
+}
+
+impl Fast {
+    /// Loads the programs unless they are off.
+    pub(super) fn start(settings: &Settings) -> Self {
+        let mode = settings.defaults.fastpath;
+        let loaded = match mode {
+            Mode::Off => Err("off (--fastpath off)".to_owned()),
+            Mode::Auto | Mode::On => load(settings),
+        };
+        match &loaded {
+            Ok(_) => tracing::info!(?mode, "the fast path is ready"),
+            Err(why) => tracing::info!(why, "no fast path; every connection takes the relay"),
+        }
+        Self { mode, loaded }
+    }
+
+    /// The programs, for those who enrol sockets.
+    pub(super) fn programs(&self) -> Option<Arc<Fastpath>> {
+        self.loaded.as_ref().ok().cloned()
+    }
+
+    /// For `status`.
+    pub(super) fn view(&self) -> FastpathView {
+        let fastpath = match &self.loaded {
+            Ok(fastpath) => fastpath,
+            Err(why) => {
+                let summary = format!("every connection takes the relay: {why}");
+                return FastpathView { mode: self.mode, summary, ..FastpathView::default() };
+            }
+        };
+        let counters = fastpath.counters();
+        let named = [
+            ("order", Count::Order),
+            ("full", Count::Full),
+            ("gone", Count::Gone),
+            ("no-slot", Count::NoSlot),
+            ("no-room", Count::NoRoom),
+            ("executable", Count::Executable),
+            ("mptcp", Count::Mptcp),
+            ("sockopt", Count::Sockopt),
+        ];
+        let fallbacks = named.iter().map(|(name, what)| ((*name).to_owned(), counters.of(*what)));
+        let spliced = ("spliced".to_owned(), counters.spliced);
+        FastpathView {
+            mode: self.mode,
+            active: true,
+            summary: "connections between two processes of this machine go from socket to socket".to_owned(),
+            probes: Vec::new(),
+            pairs: PairsView { open: counters.open, max: counters.max, total: counters.total },
+            enrolled: counters.of(Count::Clients) + counters.of(Count::Servers),
+            direct: counters.direct,
+            injected: counters.injected,
+            fallbacks: fallbacks.chain([spliced]).filter(|(_, count)| *count > 0).collect(),
+            off_for: fastpath.spared(),
+        }
+    }
+}
+
+fn load(settings: &Settings) -> Result<Arc<Fastpath>, String> {
+    let tuning = Tuning { max_pairs: settings.fastpath_pairs, ..Tuning::default() };
+    let fastpath = Fastpath::load(&tuning).map_err(|error| error.to_string())?;
+    for name in &settings.fastpath_except {
+        fastpath.spare(name);
+    }
+    Ok(fastpath)
+}

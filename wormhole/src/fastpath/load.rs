@@ -1,0 +1,270 @@
+//! Loading and attaching. Everything is attached by a link, or to a map of ours, so that nothing outlives the process.
+
+use super::btf::{Btf, BtfError};
+use super::slots::Slots;
+use super::sys::{Plain, Table};
+use super::{EmbeddedError, Fastpath, Totals, inspect_embedded};
+use aya::maps::{Map, MapData, RingBuf};
+use aya::programs::{CgroupAttachMode, CgroupSockopt, FEntry, SkMsg, SockOps};
+use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, VerifierLogLevel};
+use rustix::fd::{AsFd, OwnedFd};
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use wormhole_common::MAX_SLOTS;
+
+/// Why there is no fast path.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Built without the object.
+    #[error(transparent)]
+    NoObject(#[from] EmbeddedError),
+    /// The kernel does not say where its fields are.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The kernel refused the maps.
+    #[error("the kernel does not take the eBPF object: {0}")]
+    Object(#[from] aya::EbpfError),
+    /// The kernel refused a program.
+    #[error("program {name}: {}", chain(.source))]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel or the loader said.
+        source: aya::programs::ProgramError,
+    },
+    /// The object is not what this build expects.
+    #[error("the eBPF object has no {0}: build it again with `cargo xtask build-ebpf`")]
+    Lacks(&'static str),
+    /// A map could not be used.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There is nothing to attach to.
+    #[error("no cgroup v2 is mounted (looked for {MOUNTS}); mount one: mount -t cgroup2 none /sys/fs/cgroup")]
+    NoCgroup,
+    /// The mount could not be opened.
+    #[error("cannot open {}: {source}", path.display())]
+    Cgroup {
+        /// The mount.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Where the cgroup v2 hierarchy usually is; /proc/self/mounts has the last word.
+const MOUNTS: &str = "/sys/fs/cgroup and /sys/fs/cgroup/unified";
+
+/// An error with its causes; the kernel's own word is the innermost.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text = format!("{text}: {error}");
+        next = error.source();
+    }
+    // The verifier's whole log is for the log file.
+    if std::env::var_os("WH_VERIFIER").is_some() {
+        return text;
+    }
+    text.chars().take(400).collect()
+}
+
+/// What can be set.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Connections at once.
+    pub max_pairs: u32,
+    /// Bytes in front of a reader at which a sender's messages go by TCP.
+    pub limit: u64,
+    /// The same for what the relay puts there.
+    pub inject_limit: u64,
+    /// `TCP_NOTSENT_LOWAT` of enrolled sockets.
+    pub lowat: u32,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 16 << 10 }
+    }
+}
+
+/// What keeps the programs attached.
+pub(super) struct Programs {
+    /// Programs and links; detached when dropped.
+    _ebpf: Ebpf,
+    /// Taken by whoever follows it.
+    pub(super) events: Mutex<Option<RingBuf<MapData>>>,
+    /// Why splices are not noticed.
+    pub(super) blind: Option<String>,
+}
+
+impl fmt::Debug for Programs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Programs").field("blind", &self.blind).finish_non_exhaustive()
+    }
+}
+
+struct Offsets(Vec<(&'static str, u32)>);
+
+impl Offsets {
+    fn of_kernel() -> Result<Self, BtfError> {
+        let btf = Btf::of_kernel()?;
+        Ok(Self(vec![
+            ("OFF_RMEM", btf.offset("sock", &["sk_backlog", "rmem_alloc"])?),
+            ("OFF_SHUTDOWN", btf.offset("sock", &["sk_shutdown"])?),
+            ("OFF_MM", btf.offset("task_struct", &["mm"])?),
+            ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
+            ("OFF_DENTRY", btf.offset("file", &["f_path", "dentry"])?),
+            ("OFF_NAME", btf.offset("dentry", &["d_name", "name"])?),
+        ]))
+    }
+}
+
+impl Fastpath {
+    /// Loads the embedded object and attaches its programs to the root of the cgroup v2 hierarchy.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing stays behind then.
+    pub fn load(tuning: &Tuning) -> Result<Arc<Self>, LoadError> {
+        let object = inspect_embedded()?;
+        let offsets = Offsets::of_kernel()?;
+        let max = tuning.max_pairs.clamp(1, MAX_SLOTS / 4);
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(if std::env::var_os("WH_VERIFIER").is_some() {
+            VerifierLogLevel::VERBOSE
+        } else {
+            VerifierLogLevel::DISABLE
+        });
+        for (name, offset) in &offsets.0 {
+            loader.override_global(name, offset, true);
+        }
+        loader
+            .override_global("LIMIT", &tuning.limit, true)
+            .override_global("INJECT_LIMIT", &tuning.inject_limit, true)
+            .override_global("LOWAT", &tuning.lowat, true)
+            .map_max_entries("WH_SLOTS", max)
+            .map_max_entries("WH_FREE", max)
+            .map_max_entries("WH_TUPLES", max.saturating_mul(2))
+            .map_max_entries("WH_SOCKS", max.saturating_mul(4));
+        let mut ebpf = loader.load(object.bytes)?;
+        let blind = attach(&mut ebpf)?;
+        // SAFETY: the types are those that the object's maps are declared with.
+        let fastpath = unsafe {
+            Self {
+                sockets: table(&mut ebpf, "WH_SOCKS")?,
+                members: table(&mut ebpf, "WH_MEMBER")?,
+                tuples: table(&mut ebpf, "WH_TUPLES")?,
+                ports: table(&mut ebpf, "WH_PORTS")?,
+                heads: table(&mut ebpf, "WH_HEADS")?,
+                exes: table(&mut ebpf, "WH_EXES")?,
+                counts: table(&mut ebpf, "WH_COUNTS")?,
+                free: table(&mut ebpf, "WH_FREE")?,
+                slots: {
+                    let fd = fd_of(&mut ebpf, "WH_SLOTS")?;
+                    Slots::map(fd, max).map_err(|source| LoadError::Map { name: "WH_SLOTS", source })?
+                },
+                max_pairs: max,
+                cpus: aya::util::nr_cpus().map_or(1, |cpus| cpus),
+                pairs: Mutex::default(),
+                heads_of: Mutex::new(HashMap::new()),
+                totals: Totals::default(),
+                programs: Programs { events: Mutex::new(events(&mut ebpf)?), blind, _ebpf: ebpf },
+            }
+        };
+        for slot in 0..max {
+            fastpath.free.push(slot).map_err(|source| LoadError::Map { name: "WH_FREE", source })?;
+        }
+        Ok(Arc::new(fastpath))
+    }
+}
+
+/// Says why splices are not noticed, if so; that alone is no reason to do without.
+fn attach(ebpf: &mut Ebpf) -> Result<Option<String>, LoadError> {
+    let cgroup = cgroup()?;
+    let failed = |name| move |source| LoadError::Program { name, source };
+    let blind = watch_splices(ebpf).err().map(|error| error.to_string());
+
+    let name = "wh_msg";
+    let map = ebpf.map("WH_SOCKS").ok_or(LoadError::Lacks("WH_SOCKS"))?;
+    let map = aya::maps::SockHash::<_, u64>::try_from(map).map_err(|_| LoadError::Lacks("WH_SOCKS"))?;
+    let map = map.fd().try_clone().map_err(|source| LoadError::Map { name: "WH_SOCKS", source })?;
+    let program: &mut SkMsg = program(ebpf, name)?;
+    program.load().map_err(failed(name))?;
+    program.attach(&map).map_err(failed(name))?;
+
+    let name = "wh_setsockopt";
+    let program: &mut CgroupSockopt = self::program(ebpf, name)?;
+    program.load().map_err(failed(name))?;
+    program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
+
+    // Last: from now on sockets are enrolled.
+    let name = "wh_sockops";
+    let program: &mut SockOps = self::program(ebpf, name)?;
+    program.load().map_err(failed(name))?;
+    program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
+    Ok(blind)
+}
+
+fn watch_splices(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let name = "wh_splice";
+    let failed = |source| LoadError::Program { name, source };
+    let btf = AyaBtf::from_sys_fs().map_err(|error| failed(error.into()))?;
+    let program: &mut FEntry = program(ebpf, name)?;
+    program.load("tcp_read_sock", &btf).map_err(failed)?;
+    program.attach().map_err(failed)?;
+    Ok(())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+{
+    let program = ebpf.program_mut(name).ok_or(LoadError::Lacks(name))?;
+    program.try_into().map_err(|_| LoadError::Lacks(name))
+}
+
+fn fd_of(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    let data = match ebpf.map(name).ok_or(LoadError::Lacks(name))? {
+        Map::SockHash(data)
+        | Map::HashMap(data)
+        | Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::Queue(data)
+        | Map::SkStorage(data) => data,
+        _ => return Err(LoadError::Lacks(name)),
+    };
+    data.fd().as_fd().try_clone_to_owned().map_err(|source| LoadError::Map { name, source })
+}
+
+/// # Safety
+/// The map's keys and values are of these types.
+unsafe fn table<K: Plain, V: Plain>(ebpf: &mut Ebpf, name: &'static str) -> Result<Table<K, V>, LoadError> {
+    // SAFETY: the caller says so.
+    Ok(unsafe { Table::new(fd_of(ebpf, name)?) })
+}
+
+fn events(ebpf: &mut Ebpf) -> Result<Option<RingBuf<MapData>>, LoadError> {
+    let map = ebpf.take_map("WH_EVENTS").ok_or(LoadError::Lacks("WH_EVENTS"))?;
+    RingBuf::try_from(map).map(Some).map_err(|_| LoadError::Lacks("WH_EVENTS"))
+}
+
+/// The root of the cgroup v2 hierarchy, on which programs see the sockets of all containers.
+fn cgroup() -> Result<File, LoadError> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let path = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let (_, path, kind) = (words.next()?, words.next()?, words.next()?);
+        (kind == "cgroup2").then(|| Path::new(path).to_owned())
+    });
+    let path = path.ok_or(LoadError::NoCgroup)?;
+    File::open(&path).map_err(|source| LoadError::Cgroup { path, source })
+}

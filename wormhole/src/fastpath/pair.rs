@@ -1,0 +1,169 @@
+//! A connection whose ends are both on this machine, and the place of one segment in it.
+
+use super::Fastpath;
+use super::slots::Side;
+use crate::model::Bytes;
+use rustix::fd::{AsRawFd, BorrowedFd};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use wormhole_common::{MEMBER_ENROLLED, Member, Role, socket_key};
+
+/// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
+/// connection lets go.
+#[derive(Debug)]
+pub struct Pair {
+    fastpath: Arc<Fastpath>,
+    slot: u32,
+    generation: u32,
+    injected: [AtomicU64; 2],
+}
+
+/// One segment's part of a [`Pair`]: its two sockets of wormholed's, somewhere between the client and the server.
+#[derive(Clone, Debug)]
+pub struct Link {
+    pair: Arc<Pair>,
+    /// How many segments come before this one.
+    hop: u32,
+}
+
+impl Pair {
+    pub(super) fn new(fastpath: Arc<Fastpath>, slot: u32, generation: u32) -> Self {
+        Self { fastpath, slot, generation, injected: [AtomicU64::new(0), AtomicU64::new(0)] }
+    }
+
+    pub(super) fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn side(&self, role: Role) -> Option<Side<'_>> {
+        self.fastpath.slots.side(self.slot, role.side())
+    }
+
+    fn client(&self) -> Option<Side<'_>> {
+        self.side(Role::Client)
+    }
+
+    fn server(&self) -> Option<Side<'_>> {
+        self.side(Role::Server)
+    }
+
+    /// Bytes that went straight from socket to socket.
+    pub fn direct(&self) -> Bytes {
+        let of = |side: Option<Side<'_>>| side.map_or(0, Side::direct_bytes);
+        Bytes { to_tail: of(self.client()), to_head: of(self.server()) }
+    }
+
+    /// Bytes that the relay put into the receivers' queues.
+    pub fn injected(&self) -> Bytes {
+        let [to_tail, to_head] = &self.injected;
+        Bytes { to_tail: to_tail.load(Relaxed), to_head: to_head.load(Relaxed) }
+    }
+
+    /// True once both applications' sockets are enrolled and nothing is switched off: both can send direct.
+    pub fn is_complete(&self) -> bool {
+        let server = self.server().is_some_and(|s| s.enrolled() != 0 && s.spliced() == 0);
+        server && self.client().is_some_and(|c| c.spliced() == 0)
+    }
+
+    /// The application, if one used splice(2).
+    pub fn spliced(&self) -> Option<Role> {
+        let is = |side: Option<Side<'_>>| side.is_some_and(|side| side.spliced() != 0);
+        if is(self.client()) {
+            return Some(Role::Client);
+        }
+        is(self.server()).then_some(Role::Server)
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.fastpath.retire(self);
+        for side in [self.client(), self.server()].into_iter().flatten() {
+            side.retire();
+        }
+        // Fails only when the queue is full, which it cannot be of slots that were taken from it.
+        if let Err(error) = self.fastpath.free.push(self.slot) {
+            tracing::error!(%error, slot = self.slot, "a slot of the fast path could not be given back");
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn new(pair: Arc<Pair>, hop: u32) -> Self {
+        Self { pair, hop }
+    }
+
+    /// The whole connection.
+    pub fn pair(&self) -> &Arc<Pair> {
+        &self.pair
+    }
+
+    /// Tells the programs that `tail`, a socket that has not been connected yet, leads to the server or to the next
+    /// segment.
+    ///
+    /// # Errors
+    /// The kernel's answer; the connection can be relayed all the same.
+    pub fn announce(&self, tail: BorrowedFd<'_>) -> io::Result<()> {
+        self.keep(tail, Role::ToServer)
+    }
+
+    fn keep(&self, fd: BorrowedFd<'_>, role: Role) -> io::Result<()> {
+        let Pair { slot, generation, .. } = *self.pair;
+        let member = Member { slot, generation, role: role as u32, state: MEMBER_ENROLLED, hop: self.hop, ..Member::default() };
+        self.pair.fastpath.members.set(&fd.as_raw_fd().unsigned_abs(), member)
+    }
+
+    /// True when this segment's head is where the client connected to.
+    pub fn is_first(&self) -> bool {
+        self.hop == 0
+    }
+
+    /// True when this segment's tail is where the server accepted.
+    pub fn is_last(&self) -> bool {
+        self.pair.server().is_some_and(|server| server.hops() == self.hop)
+    }
+
+    /// Prepares `fd` so that what is sent on it goes into the queue of the application at its other end. False when that
+    /// application's socket is not enrolled, or is the next segment's, or the kernel will not: then it is plain TCP.
+    pub fn inject_into(&self, role: Role, fd: BorrowedFd<'_>) -> bool {
+        let (peer, ours) = match role {
+            Role::Client => (self.pair.client(), self.is_first()),
+            _ => (self.pair.server(), self.is_last()),
+        };
+        if !ours || peer.is_none_or(|peer| peer.enrolled() == 0 || peer.spliced() != 0) {
+            return false;
+        }
+        let sender = if role == Role::Client { Role::ToClient } else { Role::ToServer };
+        let Pair { slot, generation, .. } = *self.pair;
+        let key = socket_key(slot, generation, sender as u32);
+        // The server's socket was told at its connect.
+        let kept = sender == Role::ToServer || self.keep(fd, sender).is_ok();
+        kept && self.pair.fastpath.sockets.set(&key, fd.as_raw_fd().unsigned_abs()).is_ok()
+    }
+
+    /// Publishes that `total` bytes have been put into the queue of the application in `role` so far.
+    pub fn publish(&self, role: Role, total: u64) {
+        let index = 1 - role.side();
+        if let Some(counter) = self.pair.injected.get(index) {
+            counter.store(total, Relaxed);
+        }
+        // By the sender, who is on the other side.
+        if let Some(sender) = self.pair.fastpath.slots.side(self.pair.slot, index) {
+            sender.publish(total);
+        }
+    }
+
+    /// True when the application in `role`, a direct neighbour of this segment, closed its socket with bytes unread.
+    pub fn left_unread(&self, role: Role) -> bool {
+        match role {
+            Role::Client => self.is_first() && self.pair.client().is_some_and(|side| side.unread() != 0),
+            _ => self.is_last() && self.pair.server().is_some_and(|side| side.unread() != 0),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The slots of all connections, in memory that is shared with the programs (`BPF_F_MMAPABLE`, Linux 5.5).
+
+use rustix::fd::AsFd;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use wormhole_common::{Slot, SlotSide};
+
+/// The array of slots.
+#[derive(Debug)]
+pub struct Slots {
+    memory: NonNull<Slot>,
+    count: u32,
+}
+
+// SAFETY: the memory is shared with the kernel anyway; every access here is atomic.
+unsafe impl Send for Slots {}
+// SAFETY: as above.
+unsafe impl Sync for Slots {}
+
+impl Slots {
+    /// Maps `count` slots of the map `fd`.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn map(fd: impl AsFd, count: u32) -> io::Result<Self> {
+        let (length, flags) = (count as usize * size_of::<Slot>(), ProtFlags::READ | ProtFlags::WRITE);
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let memory = unsafe { mmap(std::ptr::null_mut(), length, flags, MapFlags::SHARED, fd, 0) }?;
+        let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { memory, count })
+    }
+
+    /// One end of a connection; none for an index that is out of range.
+    pub fn side(&self, index: u32, side: usize) -> Option<Side<'_>> {
+        if index >= self.count || side > 1 {
+            return None;
+        }
+        // SAFETY: within the mapping, which lives as long as `self`. No reference is made of it, only fields' addresses.
+        let at = unsafe { self.memory.add(index as usize) };
+        // SAFETY: as above, a field.
+        let at = unsafe { &raw mut (*at.as_ptr()).sides[side] };
+        Some(Side { at, slots: std::marker::PhantomData })
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        // SAFETY: what was mapped, and nobody refers to it any more.
+        let _ = unsafe { munmap(self.memory.as_ptr().cast(), self.count as usize * size_of::<Slot>()) };
+    }
+}
+
+/// A view of a [`SlotSide`].
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'a> {
+    at: *mut SlotSide,
+    slots: std::marker::PhantomData<&'a Slots>,
+}
+
+macro_rules! field {
+    ($name:ident: $atomic:ident, $type:ty, $order:expr, $doc:literal) => {
+        #[doc = $doc]
+        pub fn $name(self) -> $type {
+            // SAFETY: an aligned field of the mapping; the programs access it whole.
+            unsafe { $atomic::from_ptr(&raw mut (*self.at).$name) }.load($order)
+        }
+    };
+}
+
+impl Side<'_> {
+    field!(generation: AtomicU32, u32, Acquire, "Which use of the slot this is.");
+    field!(enrolled: AtomicU8, u8, Acquire, "1 once the application's socket is enrolled.");
+    field!(unread: AtomicU8, u8, Acquire, "1 when it was closed with bytes unread.");
+    field!(spliced: AtomicU8, u8, Acquire, "1 when the application used splice(2) on it.");
+    field!(hops: AtomicU32, u32, Acquire, "Segments before the last one of a chain.");
+    field!(direct_bytes: AtomicU64, u64, Relaxed, "Bytes that went straight to the other side.");
+    field!(full: AtomicU64, u64, Relaxed, "Messages that found the other side's queue full.");
+
+    /// Tells the program how many bytes of this side have been put into the other's queue.
+    pub fn publish(self, injected: u64) {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.at).injected) }.store(injected, Release);
+    }
+
+    /// Nothing of this side is redirected from now on.
+    pub fn switch_off(self) {
+        // SAFETY: as above.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.at).off) }.store(1, Release);
+    }
+
+    /// Begins the next use of the slot.
+    pub fn retire(self) {
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.at).generation) }.fetch_add(1, Release);
+    }
+}
