@@ -13,6 +13,9 @@
 //! | [`process`] | what one process holds: descriptors, memory, namespaces |
 //! | [`kernel`] | what the kernel holds: listeners, links, addresses, routes, comparable before and after |
 //! | [`mod@skip`] | tests that cannot run here, with the reason, counted |
+//! | [`lane`] | the same case on three ways: direct TCP, the relay, the fast path |
+//! | [`fast`] | whether the fast path is there, and what it holds in the kernel |
+//! | [`raw`] | socket options that no crate has |
 //! | [`wait`] | waiting for conditions, never for time |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says by panicking that a test failed
 
@@ -20,11 +23,14 @@ pub mod boxed;
 pub mod daemon;
 pub mod docker;
 pub mod engine;
+pub mod fast;
 pub mod images;
 pub mod kernel;
+pub mod lane;
 pub mod netns;
 pub mod packages;
 pub mod process;
+pub mod raw;
 pub mod room;
 pub mod run;
 pub mod skip;

@@ -317,3 +317,14 @@ pub fn bytes(start: u64, len: usize) -> &'static [u8] {
     let start = usize::try_from(start % (1 << 16)).unwrap_or(0);
     &text[start..start + len]
 }
+
+/// `len` bytes from place `at` on of an endless stream, which repeats itself after a prime number of bytes.
+///
+/// # Panics
+/// When `len` is more than [`LARGEST`].
+pub fn endless(at: usize, len: usize) -> &'static [u8] {
+    const PERIOD: usize = 1_048_573;
+    static TEXT: OnceLock<Vec<u8>> = OnceLock::new();
+    let text = TEXT.get_or_init(|| bytes(0, PERIOD).iter().copied().cycle().take(PERIOD + LARGEST).collect());
+    &text[at % PERIOD..at % PERIOD + len]
+}

@@ -1,0 +1,312 @@
+//! Readers that are slow or stop: the sender is stopped, what is in front of the reader is bounded and arrives later, and
+//! epoll tells the truth.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
+
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+use wormhole_tests::lane::{Lane, Way};
+use wormhole_tests::three_ways;
+use wormhole_tests::traffic::{PATIENCE, Random, Stream, endless};
+
+three_ways!(
+    a_stopped_reader_stops_the_sender,
+    a_stopped_reader_stops_a_blocking_sender,
+    both_readers_stopped,
+    epollout_means_that_a_write_succeeds,
+    edges_of_epollout_are_enough,
+    slow_reader,
+    again_and_again_stopped,
+    many_stopped_readers,
+    replies_while_the_other_direction_is_stopped,
+    full_duplex_without_a_deadlock,
+);
+
+/// What may stand in front of a reader that has stopped, on the fast path. The other two ways may hold what the kernel
+/// lets their buffers grow to.
+const MOST: usize = 8 << 20;
+/// A sender that the kernel has not let write for so long is stopped.
+const STOPPED: Duration = Duration::from_millis(200);
+
+/// True when a write would be taken, within `patience`.
+fn writable(stream: &TcpStream, patience: Duration) -> bool {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(patience.subsec_nanos()) };
+    let mut fds = [PollFd::new(stream, PollFlags::OUT)];
+    poll(&mut fds, Some(&timeout)).unwrap();
+    fds[0].revents().contains(PollFlags::OUT)
+}
+
+/// Writes to the endless stream from place `at` on until the kernel stops it; gives how many bytes it took.
+fn fill(stream: &TcpStream, at: usize, write: usize) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let (mut taken, mut stream, began) = (0, stream, Instant::now());
+    loop {
+        match stream.write(endless(at + taken, write)) {
+            Ok(len) => taken += len,
+            Err(e) if e.kind() == ErrorKind::WouldBlock && !writable(stream, STOPPED) => break,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => panic!("after {taken} bytes: {e}"),
+        }
+        assert!(began.elapsed() < PATIENCE && taken < 512 << 20, "nothing stops the sender: {taken} bytes");
+    }
+    stream.set_nonblocking(false).unwrap();
+    taken
+}
+
+/// Reads `len` bytes of the endless stream from place `at` on.
+#[track_caller]
+fn read(mut stream: &TcpStream, at: usize, len: usize) {
+    let (mut done, mut buffer) = (0, vec![0; 1 << 16]);
+    while done < len {
+        let most = buffer.len().min(len - done);
+        let got = stream.read(&mut buffer[..most]).unwrap_or_else(|e| panic!("{done} of {len} bytes: {e}"));
+        assert_ne!(got, 0, "the end after {done} of {len} bytes");
+        assert!(buffer[..got] == *endless(at + done, got), "wrong bytes between {done} and {} of {len}", done + got);
+        done += got;
+    }
+}
+
+#[track_caller]
+fn bounded(lane: &Lane, taken: usize) {
+    println!("{:?}: {} KiB in front of a reader that does not read", lane.way, taken >> 10);
+    assert!(lane.way != Way::Fast || taken <= MOST, "{taken} bytes in front of a reader that does not read");
+}
+
+/// The connection is on the fast path again, after the reader has caught up.
+fn taken_up_again(lane: &Lane, client: &TcpStream, server: &TcpStream) {
+    for (mut from, mut to) in [(client, server), (server, client)] {
+        let before = lane.direct();
+        lane.wait_direct(before, || {
+            from.write_all(b"again").unwrap();
+            let mut word = [0; 5];
+            to.read_exact(&mut word).unwrap();
+            assert_eq!(&word, b"again");
+        });
+    }
+}
+
+fn a_stopped_reader_stops_the_sender(lane: &Lane) {
+    for write in [64 * 1024, 1 << 20, 1000] {
+        let (client, server) = lane.pair();
+        for (from, to) in [(&client, &server), (&server, &client)] {
+            let taken = fill(from, 0, write);
+            bounded(lane, taken);
+            read(to, 0, taken);
+        }
+        taken_up_again(lane, &client, &server);
+    }
+}
+
+fn a_stopped_reader_stops_a_blocking_sender(lane: &Lane) {
+    let (client, server) = lane.pair();
+    client.set_write_timeout(Some(STOPPED)).unwrap();
+    let (mut taken, mut from) = (0, &client);
+    let error = loop {
+        match from.write(endless(taken, 1 << 18)) {
+            Ok(len) => taken += len,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+    bounded(lane, taken);
+    // One that waits without a limit is let go on when the reader reads.
+    client.set_write_timeout(Some(PATIENCE)).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| (&client).write_all(endless(taken, 1 << 20)).unwrap());
+        read(&server, 0, taken + (1 << 20));
+    });
+    taken_up_again(lane, &client, &server);
+}
+
+fn both_readers_stopped(lane: &Lane) {
+    let (client, server) = lane.pair();
+    let (up, down) = (fill(&client, 0, 1 << 16), fill(&server, 0, 1 << 16));
+    bounded(lane, up);
+    bounded(lane, down);
+    read(&client, 0, down);
+    read(&server, 0, up);
+    taken_up_again(lane, &client, &server);
+}
+
+/// A sender that asks epoll first is not lied to: else it runs in a circle and takes all of a CPU.
+fn epollout_means_that_a_write_succeeds(lane: &Lane) {
+    let (client, server) = lane.pair();
+    client.set_nonblocking(true).unwrap();
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    epoll::add(&epoll, &client, epoll::EventData::new_u64(1), epoll::EventFlags::OUT).unwrap();
+    let (mut taken, mut lies, mut truths, mut random) = (0, 0, 0, Random::new(1));
+    let mut events = Vec::with_capacity(1);
+    let mut offer = |wait: Duration| {
+        events.clear();
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)).unwrap();
+        if events.is_empty() {
+            return 0;
+        }
+        match (&client).write(endless(taken, random.size(1 << 17).max(1))) {
+            Ok(len) => {
+                taken += len;
+                truths += 1;
+                len
+            }
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::WouldBlock, "{e}");
+                lies += 1;
+                1
+            }
+        }
+    };
+    let mut read_so_far = 0;
+    for _ in 0..8 {
+        let mut taken_now = 0;
+        let began = Instant::now();
+        loop {
+            match offer(Duration::from_millis(200)) {
+                0 => break,
+                len => taken_now += len,
+            }
+            assert!(began.elapsed() < PATIENCE, "epoll says for ever that one can write");
+        }
+        assert!(taken_now < 64 << 20, "{taken_now} bytes in front of a reader that does not read");
+        // Some of it is read, so that there is room again, and there is never an end to it.
+        let some = 1 << 20;
+        read(&server, read_so_far, some);
+        read_so_far += some;
+    }
+    println!("{:?}: {truths} writes after EPOLLOUT succeeded, {lies} were refused", lane.way);
+    assert!(lies * 20 <= truths, "EPOLLOUT {lies} times before a write that was refused, {truths} times before one that was not");
+    client.set_nonblocking(false).unwrap();
+    read(&server, read_so_far, taken - read_so_far);
+    taken_up_again(lane, &client, &server);
+}
+
+/// Whoever was refused once gets an edge as soon as there is room; none is lost.
+fn edges_of_epollout_are_enough(lane: &Lane) {
+    const ALL: usize = 48 << 20;
+    let (client, server) = lane.pair();
+    client.set_nonblocking(true).unwrap();
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let edges = epoll::EventFlags::OUT | epoll::EventFlags::ET;
+    epoll::add(&epoll, &client, epoll::EventData::new_u64(1), edges).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut at, mut random) = (0, Random::new(2));
+            while at < ALL {
+                let len = random.size(4 << 20).clamp(1, ALL - at);
+                read(&server, at, len);
+                at += len;
+                thread::sleep(Duration::from_millis(random.below(10)));
+            }
+        });
+        let (mut at, mut events) = (0, Vec::with_capacity(1));
+        while at < ALL {
+            match (&client).write(endless(at, (ALL - at).min(1 << 17))) {
+                Ok(len) => at += len,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    events.clear();
+                    let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };
+                    epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)).unwrap();
+                    assert!(!events.is_empty(), "no edge in 10 s, after {at} of {ALL} bytes");
+                }
+                Err(e) => panic!("after {at} bytes: {e}"),
+            }
+        }
+    });
+    client.set_nonblocking(false).unwrap();
+    taken_up_again(lane, &client, &server);
+}
+
+fn slow_reader(lane: &Lane) {
+    const ALL: usize = 32 << 20;
+    for swap in [false, true] {
+        let (client, server) = lane.pair();
+        let (from, to) = if swap { (&server, &client) } else { (&client, &server) };
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let (mut from, mut at) = (from, 0);
+                while at < ALL {
+                    let len = (1 << 16).min(ALL - at);
+                    from.write_all(endless(at, len)).unwrap_or_else(|e| panic!("after {at} bytes: {e}"));
+                    at += len;
+                }
+            });
+            for at in (0..ALL).step_by(1 << 18) {
+                read(to, at, 1 << 18);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        taken_up_again(lane, &client, &server);
+    }
+}
+
+/// From direct to stopped and back, with sizes that end anywhere.
+fn again_and_again_stopped(lane: &Lane) {
+    let ((client, server), mut random) = (lane.pair(), Random::new(3));
+    let (mut sent, mut got) = (0, 0);
+    for _ in 0..6 {
+        sent += fill(&client, sent, random.size(1 << 18).max(1));
+        bounded(lane, sent - got);
+        let len = usize::try_from(random.below((sent - got) as u64 + 1)).unwrap();
+        read(&server, got, len);
+        got += len;
+    }
+    read(&server, got, sent - got);
+    taken_up_again(lane, &client, &server);
+}
+
+/// One that stands still holds nobody else up.
+fn many_stopped_readers(lane: &Lane) {
+    let stopped: Vec<_> = (0..8).map(|_| lane.pair()).collect();
+    let taken: Vec<_> = stopped.iter().map(|(client, _)| fill(client, 0, 1 << 16)).collect();
+    let (client, server) = lane.pair();
+    thread::scope(|scope| {
+        scope.spawn(|| (&client).write_all(endless(0, 4 << 20)).unwrap());
+        read(&server, 0, 4 << 20);
+    });
+    for ((_, server), taken) in stopped.iter().zip(taken) {
+        bounded(lane, taken);
+        read(server, 0, taken);
+    }
+}
+
+fn replies_while_the_other_direction_is_stopped(lane: &Lane) {
+    for swap in [false, true] {
+        let (client, server) = lane.pair();
+        let (from, to) = if swap { (&server, &client) } else { (&client, &server) };
+        let taken = fill(from, 0, 1 << 16);
+        let before = lane.direct();
+        for at in 0..100 {
+            let (mut to, len) = (to, 1000);
+            to.write_all(endless(at * len, len)).unwrap();
+            read(from, at * len, len);
+        }
+        if lane.way == Way::Fast {
+            assert!(lane.direct() > before, "swap: {swap}: the direction that is not stopped left the fast path");
+        }
+        read(to, 0, taken);
+        taken_up_again(lane, &client, &server);
+    }
+}
+
+fn full_duplex_without_a_deadlock(lane: &Lane) {
+    const ALL: usize = 64 << 20;
+    let (client, server) = lane.pair();
+    thread::scope(|scope| {
+        // Other bytes each way, so that a byte that goes back to its sender shows.
+        for (stream, mine, theirs) in [(&client, 0, ALL), (&server, ALL, 0)] {
+            scope.spawn(move || {
+                let (mut stream, mut random, mut at) = (stream, Random::new(4), mine);
+                while at < mine + ALL {
+                    let len = random.size(1 << 20).clamp(1, mine + ALL - at);
+                    stream.write_all(endless(at, len)).unwrap_or_else(|e| panic!("after {at} bytes: {e}"));
+                    at += len;
+                }
+                stream.end().unwrap();
+            });
+            scope.spawn(move || read(stream, theirs, ALL));
+        }
+    });
+}
