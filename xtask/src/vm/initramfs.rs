@@ -10,8 +10,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
-/// Programs of this machine that the tests run; everything else is busybox.
-const PROGRAMS: &[&str] = &["dash", "ip", "mount", "nsenter", "prlimit", "setpriv", "unshare"];
+/// Programs of this machine that the tests run; everything else is busybox. What runs other programs must not be busybox,
+/// for that prefers its own ones.
+const PROGRAMS: &[&str] =
+    &["dash", "env", "ip", "mount", "nice", "nsenter", "prlimit", "setpriv", "setsid", "timeout", "unshare"];
 
 /// Where ours are in the guest.
 pub const OURS: &str = "/w";
