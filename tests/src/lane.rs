@@ -8,8 +8,8 @@ use crate::traffic::{self, PATIENCE, Stream};
 use crate::{skip, wait_until};
 use serde_json::Value;
 use socket2::SockRef;
-use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// How a client reaches the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Lane {
     /// The segment, unless direct.
     pub made: Option<Made>,
     far: Netns,
-    paired: Cell<bool>,
+    paired: AtomicBool,
 }
 
 /// One of the tests that [`three_ways!`] makes.
@@ -105,7 +105,7 @@ impl Lane {
         let listener = traffic::listen(&far.ns(), &format!("{server}:700"));
         // accept() gives up after this time too.
         SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let paired = Cell::new(false);
+        let paired = AtomicBool::new(false);
         if way == Way::Direct {
             let addr = format!("{tail}:700").parse().expect("an address");
             return Ok(Self { way, listener, addr, room: None, made: None, far, paired });
@@ -173,7 +173,7 @@ impl Lane {
             Way::Fast => "fastpath",
         };
         let port = client.local_addr().expect("an address").port();
-        self.paired.set(true);
+        self.paired.store(true, Relaxed);
         let looked = crate::wait::poll(&format!("port {port} to be on the path {wanted:?}"), SOON, || {
             let open = &self.view()["open"];
             let path = self.entry(open, port).map(|entry| entry["path"].clone());
@@ -236,7 +236,7 @@ impl Lane {
         let (direct, all) = (fast::sum(&view, "direct"), fast::sum(&view, "bytes"));
         match self.way {
             Way::Fast => {
-                assert!(direct > 0 || all == 0 || !self.paired.get(), "no byte took the fast path: {view}");
+                assert!(direct > 0 || all == 0 || !self.paired.load(Relaxed), "no byte took the fast path: {view}");
                 fast::wait_no_pair(room);
             }
             _ => assert_eq!(direct, 0, "{view}"),

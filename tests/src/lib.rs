@@ -16,6 +16,8 @@
 //! | [`lane`] | the same case on three ways: direct TCP, the relay, the fast path |
 //! | [`fast`] | whether the fast path is there, and what it holds in the kernel |
 //! | [`raw`] | socket options that no crate has |
+//! | [`traffic`] | sockets in other namespaces, servers, bytes that can be told from each other |
+//! | [`talk`] | random conversations in which every byte is checked |
 //! | [`wait`] | waiting for conditions, never for time |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says by panicking that a test failed
 
@@ -34,6 +36,7 @@ pub mod raw;
 pub mod room;
 pub mod run;
 pub mod skip;
+pub mod talk;
 pub mod traffic;
 pub mod wait;
 

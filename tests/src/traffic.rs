@@ -211,6 +211,11 @@ pub trait Stream: Read + Write + Send + Sized + 'static {
     /// # Errors
     /// The kernel's answer.
     fn patience(&self, timeout: Duration) -> io::Result<()>;
+    /// From now on, closing it is a reset; a unix socket knows none.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    fn vanish(&self) -> io::Result<()>;
 }
 
 /// What both kinds of listener have in common.
@@ -245,6 +250,9 @@ impl Stream for TcpStream {
         self.set_read_timeout(Some(patient(timeout)))?;
         self.set_write_timeout(Some(patient(timeout)))
     }
+    fn vanish(&self) -> io::Result<()> {
+        SockRef::from(self).set_linger(Some(Duration::ZERO))
+    }
 }
 
 impl Stream for UnixStream {
@@ -257,6 +265,9 @@ impl Stream for UnixStream {
     fn patience(&self, timeout: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(patient(timeout)))?;
         self.set_write_timeout(Some(patient(timeout)))
+    }
+    fn vanish(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 
