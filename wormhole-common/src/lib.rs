@@ -151,14 +151,16 @@ pub struct Member {
     pub role: u32,
     /// One of the `MEMBER_` constants.
     pub state: u32,
-    /// Bytes that the program let through by TCP. Written under the socket's lock, before they are sent.
-    pub passed: u64,
     /// Address of the kernel's `tcp_sock`.
     pub sock: u64,
+    /// Its `write_seq` when it was enrolled: what was sent by TCP since then is counted from here, modulo 2^32.
+    pub base: u32,
     /// Redirected messages since the receiver's queue was last seen empty.
     pub burst: u32,
     /// For [`Role::ToServer`]: how many segments of a chain come before this one.
     pub hop: u32,
+    /// Zero.
+    pub pad: u32,
     /// The key of the token that the socket has left.
     pub tuple: Tuple,
 }
@@ -196,9 +198,14 @@ pub struct SlotSide {
     pub injected: u64,
     /// How many segments of a chain come before the last one. Program; only in the server's side.
     pub hops: u32,
-    /// Zero.
-    pub pad: u32,
+    /// While the relay moves bytes of this side into the other's queue: the cpu it runs on, plus 1. Userspace.
+    pub mover: u32,
+    /// Messages that were, or are about to be, put into this side's queue; or [`LEFT`]. Programs, atomically.
+    pub queued: u64,
 }
+
+/// In [`SlotSide::queued`]: the socket has left the map, and nothing may be put into its queue.
+pub const LEFT: u64 = 1 << 63;
 
 /// A connection whose ends are both on this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -207,6 +214,9 @@ pub struct Slot {
     /// By [`Role::side`]: the client's, the server's.
     pub sides: [SlotSide; 2],
 }
+
+/// What `wh_backlog` is asked, as the words of a raw tracepoint's context: slot, generation, [`Role`].
+pub const BACKLOG_WORDS: usize = 3;
 
 /// What the program that saw a splice(2) on an enrolled socket tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -275,6 +285,7 @@ mod tests {
 
     #[test]
     fn keys_have_no_hidden_padding() {
+        assert_eq!(size_of::<SlotSide>(), 64);
         assert_eq!(size_of::<Tuple>(), 8 + 16 + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<HeadAddr>(), 8 + 4 + 4 + 16);
         assert_eq!(size_of::<Slot>(), 128);

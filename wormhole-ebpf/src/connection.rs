@@ -3,21 +3,22 @@
 //! A stranger's connect costs one look-up (is there a head on that port in that namespace?), a stranger's accept another
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
-use crate::kernel::{LOWAT, backlog, executable, is_closing};
+use crate::atomic::replace_zero;
+use crate::kernel::{LOWAT, backlog, executable, is_closing, write_seq};
 use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, slot};
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_setsockopt, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_hash_update,
+    bpf_get_netns_cookie, bpf_map_delete_elem, bpf_setsockopt, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_hash_update,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{
-    Count, HEAD_CHECKS, HeadAddr, HeadPort, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role, SlotSide,
+    Count, HEAD_CHECKS, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role, SlotSide,
     TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
 };
 
@@ -203,6 +204,7 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
         return false;
     }
     me.sock = sock;
+    me.base = write_seq(sock);
     me.state = MEMBER_ENROLLED;
     side.sock = sock;
     // Last: whoever sees this may use the rest.
@@ -236,6 +238,9 @@ fn state_changed(ctx: &SockOpsContext) {
     let new = ctx.arg(1);
     if me.state == MEMBER_ENROLLED && me.role <= Role::Server as u32 && matches!(new, BPF_TCP_FIN_WAIT1 | BPF_TCP_LAST_ACK) {
         note_unread(me);
+        if new == BPF_TCP_FIN_WAIT1 {
+            leave(me);
+        }
     }
     if new != BPF_TCP_CLOSE {
         return;
@@ -260,6 +265,27 @@ fn note_unread(me: &Member) {
     if side.generation == me.generation {
         side.unread = 1;
     }
+}
+
+/// The application has shut its sending side and may go on to wait for an answer. In a socket of the map that wait ends
+/// with EAGAIN when the FIN is acknowledged (tcp_msg_wait_data in net/ipv4/tcp_bpf.c takes any wake-up for the end of it).
+/// So the socket leaves the map first, as long as nothing was ever put into its queue, for that would be lost. The
+/// answer comes by TCP then.
+#[inline(always)]
+fn leave(me: &Member) {
+    let Some(slot) = slot(me.slot) else { return };
+    let [client, server] = &mut slot.sides;
+    let side = if me.role == Role::Client as u32 { client } else { server };
+    if side.generation != me.generation {
+        return;
+    }
+    // SAFETY: an aligned field of the slot, which only atomic operations change.
+    if !unsafe { replace_zero(&raw mut side.queued, LEFT) } {
+        return;
+    }
+    let mut key = socket_key(me.slot, me.generation, me.role);
+    // SAFETY: a map of sockets and a key of its size. That it is not there any more is as good.
+    let _ = unsafe { bpf_map_delete_elem((&raw const WH_SOCKS).cast_mut().cast(), ptr::from_mut(&mut key).cast()) };
 }
 
 /// A client that was never accepted.

@@ -22,6 +22,8 @@ settings! {
     OFF_RMEM: u32 = 0;
     /// `sock.sk_shutdown`.
     OFF_SHUTDOWN: u32 = 0;
+    /// `tcp_sock.write_seq`.
+    OFF_WRITE_SEQ: u32 = 0;
     /// `task_struct.mm`.
     OFF_MM: u32 = 0;
     /// `mm_struct.exe_file`.
@@ -32,8 +34,6 @@ settings! {
     OFF_NAME: u32 = 0;
     /// Bytes in front of a reader at which a sender's messages go by TCP.
     LIMIT: u64 = 1;
-    /// The same for what wormholed puts there.
-    INJECT_LIMIT: u64 = 1;
     /// `TCP_NOTSENT_LOWAT` of enrolled sockets; 0: left alone.
     LOWAT: u32 = 0;
 }
@@ -52,6 +52,12 @@ fn read<T>(base: u64, offset: &Global<u32>) -> Option<T> {
 #[inline(always)]
 pub fn backlog(sock: u64) -> u64 {
     u64::from(read::<u32>(sock, &OFF_RMEM).unwrap_or(u32::MAX))
+}
+
+/// Sequence number after the last byte that was given to TCP.
+#[inline(always)]
+pub fn write_seq(sock: u64) -> u32 {
+    read(sock, &OFF_WRITE_SEQ).unwrap_or_default()
 }
 
 /// True when both directions of the socket are shut: it is being closed.

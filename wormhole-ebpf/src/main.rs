@@ -1,7 +1,9 @@
 //! The eBPF programs. Built by `cargo xtask build-ebpf`; an empty `main` when built for the host, so that `cargo build`
 //! needs no eBPF toolchain.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
+#[cfg(target_arch = "bpf")]
+mod atomic;
 #[cfg(target_arch = "bpf")]
 mod connection;
 #[cfg(target_arch = "bpf")]

@@ -3,21 +3,29 @@
 //! The rules, in the order in which they are asked:
 //! 1. The slot must still be this connection's (its generation), and redirecting must not be switched off.
 //! 2. Order: a receiver reads its redirected queue before its TCP queue. A message goes direct exactly when everything
-//!    that went by TCP before has been put into that queue: `passed == injected`.
+//!    that went by TCP before has been put into that queue. How much went by TCP is taken from TCP itself (`write_seq`),
+//!    not counted here: what the program lets through may be cut short by a full send buffer, and then the kernel does
+//!    not ask about the next message (`psock->eval` is kept when a push fails, net/ipv4/tcp_bpf.c).
 //! 3. Flow: not while more than the limit waits in front of the receiver. By TCP the ordinary window stops the sender.
-//! 4. The receiver must be there. Otherwise TCP tells the sender the truth; SK_DROP would be EACCES.
+//!    A sender that never pauses would never meet that moment. So it waits for it, for some microseconds, while the relay
+//!    moves its bytes on another cpu: a stream that was cut short is taken up again at the next message.
+//! 4. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,
+//!    and it sticks to the socket for the same reason as above.
 
-use crate::kernel::{INJECT_LIMIT, LIMIT, MESSAGE_COST, backlog};
+use crate::atomic::fetch_increment;
+use crate::kernel::{LIMIT, MESSAGE_COST, backlog, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
+use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::macros::sk_msg;
-use aya_ebpf::programs::SkMsgContext;
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_ebpf::macros::{raw_tracepoint, sk_msg};
+use aya_ebpf::programs::{RawTracePointContext, SkMsgContext};
 use core::ptr;
-use wormhole_common::{Count, Member, Role, SlotSide, socket_key};
+use wormhole_common::{Count, LEFT, Member, Role, SlotSide, socket_key};
 
 const PASS: u32 = 1;
-/// The sender sees EACCES. Only wormholed does: "full, ask again".
-const REFUSE: u32 = 0;
+/// Looks at a counter before a sender stops waiting for the relay; about 20 µs.
+const WAIT_ROUNDS: u32 = 8192;
 
 #[sk_msg]
 pub fn wh_msg(ctx: SkMsgContext) -> u32 {
@@ -39,25 +47,23 @@ pub fn wh_msg(ctx: SkMsgContext) -> u32 {
 
 /// A message of an application.
 #[inline(always)]
-fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &SlotSide) -> u32 {
+fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut SlotSide) -> u32 {
     let size = u64::from(ctx.size());
     if goes_direct(ctx, me, mine, peer) {
         mine.direct_bytes = mine.direct_bytes.wrapping_add(size);
         mine.direct_messages = mine.direct_messages.wrapping_add(1);
-    } else {
-        // Before it is sent: userspace must not have read what is not counted yet.
-        me.passed = me.passed.wrapping_add(size);
     }
     PASS
 }
 
 #[inline(always)]
-fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &SlotSide) -> bool {
+fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut SlotSide) -> bool {
     if mine.generation != me.generation || mine.off != 0 || peer.enrolled == 0 {
         return false;
     }
-    // SAFETY: userspace writes this field while the program runs; a load of 8 aligned bytes is never torn.
-    if me.passed != unsafe { ptr::read_volatile(&raw const mine.injected) } {
+    // Never 4 GiB apart, so that the lower halves tell.
+    let passed = write_seq(me.sock).wrapping_sub(me.base);
+    if passed != injected(mine) && !catches_up(mine, passed) {
         count(Count::Order);
         return false;
     }
@@ -70,26 +76,71 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
         count(Count::Full);
         return false;
     }
-    if WH_SOCKS.redirect_msg(ctx, socket_key(me.slot, me.generation, me.role ^ 1), BPF_F_INGRESS.into()) != i64::from(PASS) {
-        count(Count::Gone);
+    if !redirect(ctx, peer, socket_key(me.slot, me.generation, me.role ^ 1)) {
         return false;
     }
     me.burst = me.burst.wrapping_add(1);
     true
 }
 
+#[inline(always)]
+fn injected(mine: &SlotSide) -> u32 {
+    // SAFETY: userspace writes this field while the program runs; a load of 8 aligned bytes is never torn.
+    unsafe { ptr::read_volatile(&raw const mine.injected) as u32 }
+}
+
+/// Waits until the relay, which is at it on another cpu, has put everything into the receiver's queue.
+#[inline(always)]
+fn catches_up(mine: &SlotSide, passed: u32) -> bool {
+    // SAFETY: as above, of 4 bytes.
+    let mover = unsafe { ptr::read_volatile(&raw const mine.mover) };
+    // SAFETY: no arguments.
+    if mover == 0 || mover == unsafe { bpf_get_smp_processor_id() } + 1 {
+        return false;
+    }
+    for _ in 0..WAIT_ROUNDS {
+        if injected(mine) == passed {
+            return true;
+        }
+    }
+    false
+}
+
+/// Into the queue of `peer`, unless it is not, or no longer, there.
+///
+/// A socket may leave the map while its queue has never been used; the counter is what the two agree by.
+#[inline(always)]
+fn redirect(ctx: &SkMsgContext, peer: &mut SlotSide, key: u64) -> bool {
+    // SAFETY: an aligned field of the slot, which only atomic operations change.
+    let before = unsafe { fetch_increment(&raw mut peer.queued) };
+    if before & LEFT == 0 && WH_SOCKS.redirect_msg(ctx, key, BPF_F_INGRESS.into()) == i64::from(PASS) {
+        return true;
+    }
+    count(Count::Gone);
+    false
+}
+
 /// Bytes that wormholed read from one application and puts into the queue of the other, whose side is `peer`.
 #[inline(always)]
-fn inject(ctx: &SkMsgContext, me: &Member, peer: &SlotSide) -> u32 {
+fn inject(ctx: &SkMsgContext, me: &Member, peer: &mut SlotSide) -> u32 {
     if peer.generation != me.generation || peer.enrolled == 0 || peer.spliced != 0 {
         return PASS;
     }
-    if backlog(peer.sock) >= INJECT_LIMIT.load() {
-        return REFUSE;
-    }
     // By TCP when the receiver has closed: its kernel answers with a reset then, as it should.
-    if WH_SOCKS.redirect_msg(ctx, socket_key(me.slot, me.generation, me.role & 1), BPF_F_INGRESS.into()) != i64::from(PASS) {
-        count(Count::Gone);
-    }
+    redirect(ctx, peer, socket_key(me.slot, me.generation, me.role & 1));
     PASS
+}
+
+/// Tells wormholed how much waits in front of an application, before it puts more there. Never attached, only run
+/// (`BPF_PROG_TEST_RUN`, Linux 5.10); the answer is its return value.
+#[raw_tracepoint]
+pub fn wh_backlog(ctx: RawTracePointContext) -> i32 {
+    // SAFETY: the context is the words that wormholed handed in.
+    let word = |index: usize| unsafe { *ctx.as_ptr().cast::<u64>().add(index) } as u32;
+    let (index, generation, role) = (word(0), word(1), word(2));
+    let Some(slot) = slot(index) else { return 0 };
+    let [client, server] = &slot.sides;
+    let side = if role == Role::Client as u32 { client } else { server };
+    // One that is gone takes nothing; whoever sends learns that from TCP.
+    if side.generation != generation || side.enrolled == 0 { 0 } else { backlog(side.sock).min(i32::MAX as u64) as i32 }
 }

@@ -50,7 +50,7 @@ fn cargo_build(toolchain: &Toolchain, target: &Path) -> Result<Command> {
     cargo.arg(target).env("RUSTC", &rustc.path).env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker);
     match rustc.core {
         // aya-ebpf uses unstable features; they are allowed to the crates that ask for them and to no other.
-        Core::Compiled => cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf"),
+        Core::Compiled => cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf,wormhole_ebpf"),
         Core::Sources => cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core"),
     };
     let flags =

@@ -2,10 +2,10 @@
 
 use super::btf::{Btf, BtfError};
 use super::slots::Slots;
-use super::sys::{Plain, Table};
+use super::sys::{Plain, Question, Table};
 use super::{EmbeddedError, Fastpath, Totals, inspect_embedded};
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::{CgroupAttachMode, CgroupSockopt, FEntry, SkMsg, SockOps};
+use aya::programs::{CgroupAttachMode, CgroupSockopt, FEntry, RawTracePoint, SkMsg, SockOps};
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, VerifierLogLevel};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
@@ -93,7 +93,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 16 << 10 }
+        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 4 << 10 }
     }
 }
 
@@ -121,6 +121,7 @@ impl Offsets {
         Ok(Self(vec![
             ("OFF_RMEM", btf.offset("sock", &["sk_backlog", "rmem_alloc"])?),
             ("OFF_SHUTDOWN", btf.offset("sock", &["sk_shutdown"])?),
+            ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
             ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
             ("OFF_DENTRY", btf.offset("file", &["f_path", "dentry"])?),
@@ -149,7 +150,6 @@ impl Fastpath {
         }
         loader
             .override_global("LIMIT", &tuning.limit, true)
-            .override_global("INJECT_LIMIT", &tuning.inject_limit, true)
             .override_global("LOWAT", &tuning.lowat, true)
             .map_max_entries("WH_SLOTS", max)
             .map_max_entries("WH_FREE", max)
@@ -173,6 +173,8 @@ impl Fastpath {
                     Slots::map(fd, max).map_err(|source| LoadError::Map { name: "WH_SLOTS", source })?
                 },
                 max_pairs: max,
+                inject_limit: tuning.inject_limit,
+                backlog: backlog_program(&mut ebpf)?,
                 cpus: aya::util::nr_cpus().map_or(1, |cpus| cpus),
                 pairs: Mutex::default(),
                 heads_of: Mutex::new(HashMap::new()),
@@ -212,6 +214,16 @@ fn attach(ebpf: &mut Ebpf) -> Result<Option<String>, LoadError> {
     program.load().map_err(failed(name))?;
     program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
     Ok(blind)
+}
+
+/// Loaded and never attached: it is run when somebody wants to know.
+fn backlog_program(ebpf: &mut Ebpf) -> Result<Question, LoadError> {
+    let name = "wh_backlog";
+    let failed = |source| LoadError::Program { name, source };
+    let program: &mut RawTracePoint = program(ebpf, name)?;
+    program.load().map_err(failed)?;
+    let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+    Ok(Question::new(fd.map_err(|source| LoadError::Map { name, source })?))
 }
 
 fn watch_splices(ebpf: &mut Ebpf) -> Result<(), LoadError> {

@@ -33,7 +33,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use sys::Table;
+use sys::{Question, Table};
 use wormhole_common::{COUNTS, ExeName, HeadAddr, HeadPort, Member, Token, Tuple};
 pub use wormhole_common::{Count, Refusal, Role};
 use wormhole_common::{TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED};
@@ -55,6 +55,10 @@ pub struct Fastpath {
     free: Table<u32, u32>,
     slots: Slots,
     max_pairs: u32,
+    /// Bytes in front of a reader at which the relay puts no more there.
+    inject_limit: u64,
+    /// Says how much waits in front of an application.
+    backlog: Question,
     cpus: usize,
     /// Who may be joined by a further segment, by slot.
     pairs: Mutex<HashMap<u32, Weak<Pair>>>,

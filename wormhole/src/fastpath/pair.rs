@@ -147,6 +147,23 @@ impl Link {
         kept && self.pair.fastpath.sockets.set(&key, fd.as_raw_fd().unsigned_abs()).is_ok()
     }
 
+    /// Bytes that may be put into the queue of the application in `role` now; 0: it is full, ask again.
+    pub fn room(&self, role: Role) -> u64 {
+        let Pair { slot, generation, .. } = *self.pair;
+        let words = [slot.into(), generation.into(), role as u64];
+        // It cannot fail for a program that is loaded; if it does, the kernel's own limits hold.
+        let waiting = self.pair.fastpath.backlog.ask(&words).unwrap_or_default();
+        self.pair.fastpath.inject_limit.saturating_sub(waiting.into())
+    }
+
+    /// Says that bytes for the application in `role` are being moved on this cpu from now on, or are not: their sender
+    /// waits for a moment while they are.
+    pub fn moves(&self, role: Role, moving: bool) {
+        if let Some(sender) = self.pair.fastpath.slots.side(self.pair.slot, 1 - role.side()) {
+            sender.set_mover(moving.then(rustix::thread::sched_getcpu));
+        }
+    }
+
     /// Publishes that `total` bytes have been put into the queue of the application in `role` so far.
     pub fn publish(&self, role: Role, total: u64) {
         let index = 1 - role.side();

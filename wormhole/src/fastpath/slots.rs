@@ -85,6 +85,13 @@ impl Side<'_> {
         unsafe { AtomicU64::from_ptr(&raw mut (*self.at).injected) }.store(injected, Release);
     }
 
+    /// Says that the relay is at it on this cpu, or with `None` that it is not.
+    pub fn set_mover(self, cpu: Option<usize>) {
+        let mover = cpu.and_then(|cpu| u32::try_from(cpu).ok()).map_or(0, |cpu| cpu + 1);
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.at).mover) }.store(mover, Relaxed);
+    }
+
     /// Nothing of this side is redirected from now on.
     pub fn switch_off(self) {
         // SAFETY: as above.

@@ -133,6 +133,56 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 }
 
+/// A program that answers a question: it is given a few words and returns a number.
+#[derive(Debug)]
+pub struct Question(OwnedFd);
+
+/// `union bpf_attr` for `BPF_PROG_TEST_RUN` (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct Run {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
+}
+
+impl Question {
+    /// Takes the descriptor of a raw tracepoint's program.
+    pub fn new(program: OwnedFd) -> Self {
+        Self(program)
+    }
+
+    /// Runs the program with these words as its context (Linux 5.10).
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn ask(&self, words: &[u64]) -> io::Result<u32> {
+        const TEST_RUN: libc::c_long = 10;
+        let mut attr = Run {
+            prog_fd: self.0.as_raw_fd().unsigned_abs(),
+            ctx_size_in: u32::try_from(size_of_val(words)).map_err(|_| io::ErrorKind::InvalidInput)?,
+            ctx_in: words.as_ptr() as u64,
+            ..Run::default()
+        };
+        // SAFETY: the attribute is of the kernel's layout and lives over the call, and so do the words.
+        let done = unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, &raw mut attr, size_of::<Run>()) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(attr.retval) }
+    }
+}
+
 impl<V: Plain> Table<u32, V> {
     /// Puts an element at the end of a queue.
     ///

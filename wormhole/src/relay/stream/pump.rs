@@ -102,6 +102,8 @@ pub struct Pump {
     out: Out,
     /// The receiver's redirected queue is full; nothing tells when it is not any more.
     full: bool,
+    /// Bytes that may be injected before the receiver's queue is looked at again.
+    room: u64,
     /// The source's receive buffer was made small.
     narrowed: bool,
     /// What was read and not written yet.
@@ -164,7 +166,14 @@ impl Pump {
         tools: &mut Tools,
     ) -> (Turn, usize) {
         let before = self.bytes;
+        let moves = lane.filter(|_| self.out == Out::Inject && src_ready.readable);
+        if let Some(lane) = moves {
+            lane.link.moves(lane.to, true);
+        }
         let turn = self.run((src, src_ready), (dst, dst_ready), lane, tools);
+        if let Some(lane) = moves {
+            lane.link.moves(lane.to, false);
+        }
         (turn, usize::try_from(self.bytes - before).unwrap_or(usize::MAX))
     }
 
@@ -293,6 +302,13 @@ impl Pump {
             self.out = if injects { Out::Inject } else { Out::Plain };
         }
         let mut put = 0;
+        if let Some(lane) = lane.filter(|_| self.out == Out::Inject && self.room < data.len() as u64) {
+            self.room = lane.link.room(lane.to);
+            self.full = self.room == 0;
+        }
+        if self.full {
+            return Ok(0);
+        }
         while let Some(rest) = data.get(put..).filter(|r| !r.is_empty()) {
             match rustix::net::send(dst, rest, SendFlags::NOSIGNAL) {
                 Ok(n) => {
@@ -300,6 +316,7 @@ impl Pump {
                     self.bytes += n as u64;
                     // After the send: from now on the sender may overtake nothing.
                     if let Some(lane) = lane.filter(|_| self.out == Out::Inject) {
+                        self.room = self.room.saturating_sub(n as u64);
                         lane.link.publish(lane.to, self.bytes);
                     }
                 }
@@ -307,7 +324,7 @@ impl Pump {
                     dst_ready.writable = false;
                     break;
                 }
-                Err(Errno::ACCESS) if self.out == Out::Inject => {
+                Err(Errno::NOMEM | Errno::NOBUFS) if self.out == Out::Inject => {
                     self.full = true;
                     break;
                 }
