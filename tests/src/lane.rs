@@ -243,3 +243,13 @@ impl Lane {
         }
     }
 }
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if let (true, Some(room), Some(made)) = (std::thread::panicking(), &self.room, &self.made) {
+            let view = room.daemon.cli(&["-o", "json", "inspect", &made.id]);
+            let status = room.daemon.cli(&["-o", "json", "status"]);
+            eprintln!("-- the segment --\n{}-- the daemon --\n{}", view.stdout, status.stdout);
+        }
+    }
+}

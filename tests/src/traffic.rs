@@ -171,17 +171,21 @@ pub enum End {
     Reset,
 }
 
-/// Reads until the stream ends; gives what came and how it ended.
+/// Reads until the stream ends; gives what came and how it ended. A read that the kernel breaks off before its time is
+/// tried again: on the fast path, whatever wakes a reader without data for it does that, such as the other side's reset.
 ///
 /// # Panics
 /// When it does not end within [`PATIENCE`].
 #[track_caller]
 pub fn drain<S: Stream>(stream: &mut S) -> (Vec<u8>, End) {
-    let mut all = Vec::new();
-    match stream.read_to_end(&mut all) {
-        Ok(_) => (all, End::Eof),
-        Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => (all, End::Reset),
-        Err(e) => panic!("after {} bytes neither the end nor a reset: {e}", all.len()),
+    let (mut all, began) = (Vec::new(), std::time::Instant::now());
+    loop {
+        match stream.read_to_end(&mut all) {
+            Ok(_) => return (all, End::Eof),
+            Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => return (all, End::Reset),
+            Err(e) if e.kind() == ErrorKind::WouldBlock && began.elapsed() < PATIENCE / 2 => {}
+            Err(e) => panic!("after {} bytes and {:?} neither the end nor a reset: {e}", all.len(), began.elapsed()),
+        }
     }
 }
 
