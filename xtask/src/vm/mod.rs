@@ -46,6 +46,9 @@ pub struct Arguments {
     /// After how many minutes a guest is killed and counts as failed
     #[arg(long, default_value_t = 8, value_name = "MINUTES")]
     limit: u64,
+    /// After how many minutes a suite is killed, likewise
+    #[arg(long, default_value_t = 3, value_name = "MINUTES")]
+    suite_limit: u64,
     /// Show all that a failed guest printed and not the end alone
     #[arg(long)]
     console: bool,
@@ -174,7 +177,7 @@ fn how(arguments: &Arguments, skips: PathBuf, bin: PathBuf) -> Run {
     Run {
         filter: None,
         test_threads: Some(1),
-        limit: Duration::from_secs(arguments.limit * 60),
+        limit: Duration::from_secs(arguments.suite_limit * 60),
         skips,
         env: vec![
             ("WORMHOLE_BIN_DIR".into(), bin.into()),
