@@ -157,10 +157,10 @@ pub struct Member {
     pub base: u32,
     /// Redirected messages since the receiver's queue was last seen empty.
     pub burst: u32,
+    /// 1 when waiting for the receiver to make room was in vain; 0 once there was room.
+    pub stalled: u32,
     /// For [`Role::ToServer`]: how many segments of a chain come before this one.
     pub hop: u32,
-    /// Zero.
-    pub pad: u32,
     /// The key of the token that the socket has left.
     pub tuple: Tuple,
 }
@@ -190,8 +190,8 @@ pub struct SlotSide {
     pub sock: u64,
     /// Bytes that this side sent straight into the other's queue. Program.
     pub direct_bytes: u64,
-    /// Messages likewise. Program.
-    pub direct_messages: u64,
+    /// Messages of [`SlotSide::queued`] that are not on their way any more. Programs, atomically.
+    pub arrived: u64,
     /// Messages that had to take the relay because the other side's queue was full. Program.
     pub full: u64,
     /// Bytes of this side that userspace has put into the other's queue, published after the send. Userspace.
@@ -204,7 +204,7 @@ pub struct SlotSide {
     pub queued: u64,
 }
 
-/// In [`SlotSide::queued`]: the socket has left the map, and nothing may be put into its queue.
+/// Set in [`SlotSide::queued`]: the socket has left the map, and nothing may be put into its queue.
 pub const LEFT: u64 = 1 << 63;
 
 /// A connection whose ends are both on this machine.

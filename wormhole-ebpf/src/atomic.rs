@@ -15,14 +15,14 @@ pub unsafe fn fetch_increment(at: *mut u64) -> u64 {
     value
 }
 
-/// Puts `new` there if 0 is there. Says whether it did. Ordered as a full barrier.
+/// Puts `new` there if `old` is there. Says whether it did. Ordered as a full barrier.
 ///
 /// # Safety
 /// `at` is 8 aligned bytes of a map's value.
 #[inline(always)]
-pub unsafe fn replace_zero(at: *mut u64, new: u64) -> bool {
-    let mut old: u64 = 0;
+pub unsafe fn replace(at: *mut u64, old: u64, new: u64) -> bool {
+    let mut found = old;
     // SAFETY: the caller's memory. The instruction compares with r0 and leaves there what it found.
-    unsafe { asm!("r0 = cmpxchg_64({at} + 0, r0, {new})", at = in(reg) at, new = in(reg) new, inout("r0") old) };
-    old == 0
+    unsafe { asm!("r0 = cmpxchg_64({at} + 0, r0, {new})", at = in(reg) at, new = in(reg) new, inout("r0") found) };
+    found == old
 }

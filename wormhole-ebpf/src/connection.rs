@@ -3,7 +3,7 @@
 //! A stranger's connect costs one look-up (is there a head on that port in that namespace?), a stranger's accept another
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
-use crate::atomic::replace_zero;
+use crate::atomic::replace;
 use crate::kernel::{LOWAT, backlog, executable, is_closing, write_seq};
 use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, slot};
 use aya_ebpf::bindings::{
@@ -269,8 +269,8 @@ fn note_unread(me: &Member) {
 
 /// The application has shut its sending side and may go on to wait for an answer. In a socket of the map that wait ends
 /// with EAGAIN when the FIN is acknowledged (tcp_msg_wait_data in net/ipv4/tcp_bpf.c takes any wake-up for the end of it).
-/// So the socket leaves the map first, as long as nothing was ever put into its queue, for that would be lost. The
-/// answer comes by TCP then.
+/// So the socket leaves the map first, if its queue is empty and nothing is on its way into it, for that would be lost.
+/// The answer comes by TCP then.
 #[inline(always)]
 fn leave(me: &Member) {
     let Some(slot) = slot(me.slot) else { return };
@@ -279,8 +279,13 @@ fn leave(me: &Member) {
     if side.generation != me.generation {
         return;
     }
+    // SAFETY: fields that other programs change atomically; what arrived is never more than what was queued.
+    let (queued, arrived) = unsafe { (ptr::read_volatile(&raw const side.queued), ptr::read_volatile(&raw const side.arrived)) };
+    if queued != arrived || backlog(me.sock) != 0 {
+        return;
+    }
     // SAFETY: an aligned field of the slot, which only atomic operations change.
-    if !unsafe { replace_zero(&raw mut side.queued, LEFT) } {
+    if !unsafe { replace(&raw mut side.queued, queued, queued | LEFT) } {
         return;
     }
     let mut key = socket_key(me.slot, me.generation, me.role);

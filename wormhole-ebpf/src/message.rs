@@ -17,15 +17,21 @@ use crate::kernel::{LIMIT, MESSAGE_COST, backlog, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
-use aya_ebpf::macros::{raw_tracepoint, sk_msg};
-use aya_ebpf::programs::{RawTracePointContext, SkMsgContext};
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::macros::{fexit, sk_msg};
+use aya_ebpf::programs::{FExitContext, SkMsgContext};
+use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{Count, LEFT, Member, Role, SlotSide, socket_key};
 
 const PASS: u32 = 1;
-/// Looks at a counter before a sender stops waiting for the relay; about 20 µs.
-const WAIT_ROUNDS: u32 = 8192;
+/// How long a sender waits for the relay or for the reader, in nanoseconds: a few times what it takes them to move a
+/// message of the usual size, and less than what it costs to go by TCP and to come back.
+const WAIT_NS: u64 = 100_000;
+/// So often it asks at most: the verifier follows every round, and gives up after 8192 branches.
+const WAIT_ROUNDS: u32 = 512;
+/// Looks at the clock in a round; they are the pause between two questions.
+const WAIT_PAUSE: u32 = 6;
 
 #[sk_msg]
 pub fn wh_msg(ctx: SkMsgContext) -> u32 {
@@ -51,7 +57,6 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     let size = u64::from(ctx.size());
     if goes_direct(ctx, me, mine, peer) {
         mine.direct_bytes = mine.direct_bytes.wrapping_add(size);
-        mine.direct_messages = mine.direct_messages.wrapping_add(1);
     }
     PASS
 }
@@ -67,11 +72,7 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
         count(Count::Order);
         return false;
     }
-    let waiting = backlog(peer.sock);
-    if waiting == 0 {
-        me.burst = 0;
-    }
-    if waiting + u64::from(me.burst) * MESSAGE_COST >= LIMIT.load() {
+    if !has_room(me, peer) && !makes_room(me, peer) {
         mine.full = mine.full.wrapping_add(1);
         count(Count::Full);
         return false;
@@ -98,9 +99,46 @@ fn catches_up(mine: &SlotSide, passed: u32) -> bool {
     if mover == 0 || mover == unsafe { bpf_get_smp_processor_id() } + 1 {
         return false;
     }
+    wait_until(|| injected(mine) == passed)
+}
+
+#[inline(always)]
+fn has_room(me: &mut Member, peer: &SlotSide) -> bool {
+    let waiting = backlog(peer.sock);
+    if waiting == 0 {
+        me.burst = 0;
+    }
+    waiting + u64::from(me.burst) * MESSAGE_COST < LIMIT.load()
+}
+
+/// Waits until a receiver that reads has made room. One that does not read is waited for only once: the next messages
+/// go by TCP until there is room again.
+#[inline(always)]
+fn makes_room(me: &mut Member, peer: &SlotSide) -> bool {
+    if me.stalled != 0 {
+        return false;
+    }
+    let made = wait_until(|| has_room(me, peer));
+    me.stalled = u32::from(!made);
+    made
+}
+
+/// Asks again and again, for [`WAIT_NS`] at most.
+#[inline(always)]
+fn wait_until(mut done: impl FnMut() -> bool) -> bool {
+    // SAFETY: no arguments.
+    let now = || unsafe { bpf_ktime_get_ns() };
+    let end = now() + WAIT_NS;
     for _ in 0..WAIT_ROUNDS {
-        if injected(mine) == passed {
+        if done() {
             return true;
+        }
+        let mut at = 0;
+        for _ in 0..WAIT_PAUSE {
+            at = now();
+        }
+        if at > end {
+            return false;
         }
     }
     false
@@ -108,7 +146,7 @@ fn catches_up(mine: &SlotSide, passed: u32) -> bool {
 
 /// Into the queue of `peer`, unless it is not, or no longer, there.
 ///
-/// A socket may leave the map while its queue has never been used; the counter is what the two agree by.
+/// A socket may leave the map while its queue is empty and nothing is on its way; the counter is what both agree by.
 #[inline(always)]
 fn redirect(ctx: &SkMsgContext, peer: &mut SlotSide, key: u64) -> bool {
     // SAFETY: an aligned field of the slot, which only atomic operations change.
@@ -116,8 +154,28 @@ fn redirect(ctx: &SkMsgContext, peer: &mut SlotSide, key: u64) -> bool {
     if before & LEFT == 0 && WH_SOCKS.redirect_msg(ctx, key, BPF_F_INGRESS.into()) == i64::from(PASS) {
         return true;
     }
+    // SAFETY: as above.
+    unsafe { fetch_increment(&raw mut peer.arrived) };
     count(Count::Gone);
     false
+}
+
+/// `fexit/tcp_bpf_sendmsg_redir`: a redirected message is in the receiver's queue now, or never will be.
+#[fexit(function = "tcp_bpf_sendmsg_redir")]
+pub fn wh_arrived(ctx: FExitContext) -> i32 {
+    let sk: *mut c_void = ctx.arg(0);
+    if sk.is_null() {
+        return 0;
+    }
+    let Some(me) = member(sk) else { return 0 };
+    let Some(slot) = slot(me.slot) else { return 0 };
+    let [client, server] = &mut slot.sides;
+    let side = if me.role == Role::Client as u32 { client } else { server };
+    if side.generation == me.generation {
+        // SAFETY: an aligned field of the slot, which only atomic operations change.
+        unsafe { fetch_increment(&raw mut side.arrived) };
+    }
+    0
 }
 
 /// Bytes that wormholed read from one application and puts into the queue of the other, whose side is `peer`.
@@ -132,15 +190,20 @@ fn inject(ctx: &SkMsgContext, me: &Member, peer: &mut SlotSide) -> u32 {
 }
 
 /// Tells wormholed how much waits in front of an application, before it puts more there. Never attached, only run
-/// (`BPF_PROG_TEST_RUN`, Linux 5.10); the answer is its return value.
-#[raw_tracepoint]
-pub fn wh_backlog(ctx: RawTracePointContext) -> i32 {
+/// (`BPF_PROG_TEST_RUN`, Linux 5.10); the answer is its return value. Not by aya's `#[raw_tracepoint]`, whose programs
+/// always return 0.
+///
+/// # Safety
+/// The context is three words: slot, generation, role. The verifier checks that no more is read.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub unsafe extern "C" fn wh_backlog(ctx: *mut c_void) -> u32 {
     // SAFETY: the context is the words that wormholed handed in.
-    let word = |index: usize| unsafe { *ctx.as_ptr().cast::<u64>().add(index) } as u32;
+    let word = |index: usize| unsafe { *ctx.cast::<u64>().add(index) } as u32;
     let (index, generation, role) = (word(0), word(1), word(2));
     let Some(slot) = slot(index) else { return 0 };
     let [client, server] = &slot.sides;
     let side = if role == Role::Client as u32 { client } else { server };
     // One that is gone takes nothing; whoever sends learns that from TCP.
-    if side.generation != generation || side.enrolled == 0 { 0 } else { backlog(side.sock).min(i32::MAX as u64) as i32 }
+    if side.generation != generation || side.enrolled == 0 { 0 } else { backlog(side.sock).min(u32::MAX.into()) as u32 }
 }

@@ -5,7 +5,7 @@ use super::slots::Slots;
 use super::sys::{Plain, Question, Table};
 use super::{EmbeddedError, Fastpath, Totals, inspect_embedded};
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::{CgroupAttachMode, CgroupSockopt, FEntry, RawTracePoint, SkMsg, SockOps};
+use aya::programs::{CgroupAttachMode, CgroupSockopt, FEntry, FExit, RawTracePoint, SkMsg, SockOps};
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, VerifierLogLevel};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
@@ -93,7 +93,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 4 << 10 }
+        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 1 }
     }
 }
 
@@ -103,7 +103,7 @@ pub(super) struct Programs {
     _ebpf: Ebpf,
     /// Taken by whoever follows it.
     pub(super) events: Mutex<Option<RingBuf<MapData>>>,
-    /// Why splices are not noticed.
+    /// Why the kernel's functions cannot be watched.
     pub(super) blind: Option<String>,
 }
 
@@ -189,11 +189,12 @@ impl Fastpath {
     }
 }
 
-/// Says why splices are not noticed, if so; that alone is no reason to do without.
+/// Says why the kernel's own functions are not watched, if so; that alone is no reason to do without.
 fn attach(ebpf: &mut Ebpf) -> Result<Option<String>, LoadError> {
     let cgroup = cgroup()?;
     let failed = |name| move |source| LoadError::Program { name, source };
     let blind = watch_splices(ebpf).err().map(|error| error.to_string());
+    let blind = blind.or(watch_arrivals(ebpf).err().map(|error| error.to_string()));
 
     let name = "wh_msg";
     let map = ebpf.map("WH_SOCKS").ok_or(LoadError::Lacks("WH_SOCKS"))?;
@@ -224,6 +225,17 @@ fn backlog_program(ebpf: &mut Ebpf) -> Result<Question, LoadError> {
     program.load().map_err(failed)?;
     let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
     Ok(Question::new(fd.map_err(|source| LoadError::Map { name, source })?))
+}
+
+/// Without it only a socket whose queue was never used can leave the map.
+fn watch_arrivals(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let name = "wh_arrived";
+    let failed = |source| LoadError::Program { name, source };
+    let btf = AyaBtf::from_sys_fs().map_err(|error| failed(error.into()))?;
+    let program: &mut FExit = program(ebpf, name)?;
+    program.load("tcp_bpf_sendmsg_redir", &btf).map_err(failed)?;
+    program.attach().map_err(failed)?;
+    Ok(())
 }
 
 fn watch_splices(ebpf: &mut Ebpf) -> Result<(), LoadError> {

@@ -177,7 +177,8 @@ impl Fastpath {
         self.exes.get(&exe_name(name)).is_ok()
     }
 
-    /// Why splices are not noticed, if so.
+    /// Why the programs cannot watch the kernel's own functions, if so: then a splice(2) is not noticed at once, and a
+    /// socket that is half-closed leaves the map only if its queue was never used.
     pub fn blind(&self) -> Option<&str> {
         self.programs.blind.as_deref()
     }
