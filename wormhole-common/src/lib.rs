@@ -155,10 +155,14 @@ pub struct Member {
     pub sock: u64,
     /// Its `write_seq` when it was enrolled: what was sent by TCP since then is counted from here, modulo 2^32.
     pub base: u32,
-    /// Redirected messages since the receiver's queue was last seen empty.
+    /// What small redirected messages cost besides their bytes, since the receiver's queue was last seen empty.
     pub burst: u32,
-    /// 1 when waiting for the receiver to make room was in vain; 0 once there was room.
+    /// 1 since the receiver's queue was found full; 0 once there was room.
     pub stalled: u32,
+    /// How often in a row waiting for room was in vain, as 2^n - 1.
+    pub vain: u32,
+    /// So many times more it is not waited for.
+    pub spare: u32,
     /// For [`Role::ToServer`]: how many segments of a chain come before this one.
     pub hop: u32,
     /// The key of the token that the socket has left.

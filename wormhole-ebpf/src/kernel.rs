@@ -39,7 +39,7 @@ settings! {
 }
 
 /// Kernel memory that a redirected message costs besides its bytes: a `struct sk_msg` of about 700 bytes.
-pub const MESSAGE_COST: u64 = 768;
+pub const MESSAGE_COST: u32 = 768;
 
 #[inline(always)]
 fn read<T>(base: u64, offset: &Global<u32>) -> Option<T> {

@@ -15,7 +15,6 @@
 use crate::atomic::fetch_increment;
 use crate::kernel::{LIMIT, MESSAGE_COST, backlog, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
-use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::macros::{fexit, sk_msg};
@@ -27,11 +26,11 @@ use wormhole_common::{Count, LEFT, Member, Role, SlotSide, socket_key};
 const PASS: u32 = 1;
 /// How long a sender waits for the relay or for the reader, in nanoseconds: a few times what it takes them to move a
 /// message of the usual size, and less than what it costs to go by TCP and to come back.
-const WAIT_NS: u64 = 100_000;
+const WAIT_NS: u64 = 200_000;
 /// So often it asks at most: the verifier follows every round, and gives up after 8192 branches.
 const WAIT_ROUNDS: u32 = 512;
 /// Looks at the clock in a round; they are the pause between two questions.
-const WAIT_PAUSE: u32 = 6;
+const WAIT_PAUSE: u32 = 16;
 
 #[sk_msg]
 pub fn wh_msg(ctx: SkMsgContext) -> u32 {
@@ -72,7 +71,9 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
         count(Count::Order);
         return false;
     }
-    if !has_room(me, peer) && !makes_room(me, peer) {
+    if has_room(me, peer) {
+        me.stalled = 0;
+    } else if !makes_room(me, peer) {
         mine.full = mine.full.wrapping_add(1);
         count(Count::Full);
         return false;
@@ -80,7 +81,10 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
     if !redirect(ctx, peer, socket_key(me.slot, me.generation, me.role ^ 1)) {
         return false;
     }
-    me.burst = me.burst.wrapping_add(1);
+    let size = ctx.size();
+    if size < MESSAGE_COST {
+        me.burst = me.burst.saturating_add(MESSAGE_COST - size);
+    }
     true
 }
 
@@ -108,18 +112,28 @@ fn has_room(me: &mut Member, peer: &SlotSide) -> bool {
     if waiting == 0 {
         me.burst = 0;
     }
-    waiting + u64::from(me.burst) * MESSAGE_COST < LIMIT.load()
+    waiting + u64::from(me.burst) < LIMIT.load()
 }
 
-/// Waits until a receiver that reads has made room. One that does not read is waited for only once: the next messages
-/// go by TCP until there is room again.
+/// Waits until a receiver that reads has made room. One that does not read in time, or runs on this very cpu, is waited
+/// for only once: the next messages go by TCP until there is room again, and the next times it is waited for less often.
 #[inline(always)]
 fn makes_room(me: &mut Member, peer: &SlotSide) -> bool {
     if me.stalled != 0 {
         return false;
     }
+    me.stalled = 1;
+    if me.spare > 0 {
+        me.spare -= 1;
+        return false;
+    }
     let made = wait_until(|| has_room(me, peer));
-    me.stalled = u32::from(!made);
+    if made {
+        me.vain = 0;
+    } else {
+        me.vain = (2 * me.vain + 1) & 63;
+        me.spare = me.vain;
+    }
     made
 }
 

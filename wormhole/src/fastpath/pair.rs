@@ -148,12 +148,16 @@ impl Link {
     }
 
     /// Bytes that may be put into the queue of the application in `role` now; 0: it is full, ask again.
+    ///
+    /// All or nothing: what is on its way is little, and when it is all there the sender goes direct again. A relay that
+    /// fed the reader in small bites would never be done.
     pub fn room(&self, role: Role) -> u64 {
         let Pair { slot, generation, .. } = *self.pair;
         let words = [slot.into(), generation.into(), role as u64];
         // It cannot fail for a program that is loaded; if it does, the kernel's own limits hold.
         let waiting = self.pair.fastpath.backlog.ask(&words).unwrap_or_default();
-        self.pair.fastpath.inject_limit.saturating_sub(waiting.into())
+        let limit = self.pair.fastpath.inject_limit;
+        if u64::from(waiting) > limit / 2 { 0 } else { limit }
     }
 
     /// Says that bytes for the application in `role` are being moved on this cpu from now on, or are not: their sender
