@@ -118,6 +118,14 @@ impl Setup {
         self
     }
 
+    /// Without some capabilities, as `setpriv` names them: `net_admin`.
+    #[must_use]
+    pub fn without(mut self, capabilities: &[&str]) -> Self {
+        let none = capabilities.iter().map(|name| format!("-{name}")).collect::<Vec<_>>().join(",");
+        self.wrap(run::command("setpriv", ["--bounding-set", &none, "--inh-caps", &none, "--"]));
+        self
+    }
+
     /// Puts `outer` in front of what is run.
     fn wrap(&mut self, mut outer: Command) {
         outer.arg(self.command.get_program()).args(self.command.get_args());
