@@ -26,7 +26,7 @@ pub struct Head {
     /// The address it got; none for unix.
     pub addr: Option<SocketAddr>,
     file: Option<SocketFile>,
-    /// Its clients are enrolled in the fast path while this is held.
+    /// The fast path knows it while this is held.
     _enrols: Option<HeadGuard>,
 }
 
@@ -87,18 +87,17 @@ impl Head {
 
     /// Has the clients of a listening socket enrolled, or says why not.
     fn gate(&mut self, fd: BorrowedFd<'_>, addr: SocketAddr, mode: When) -> Result<Gate, Why> {
-        if mode == When::Off {
-            return Err(Why::Off);
-        }
-        let fastpath = self.relays.fastpath.as_ref().ok_or(Why::Unavailable)?;
-        match fastpath.watch(fd, addr, mode == When::Auto) {
+        let off = mode == When::Off;
+        let without = if off { Why::Off } else { Why::Unavailable };
+        let fastpath = self.relays.fastpath.as_ref().ok_or(without.clone())?;
+        match fastpath.watch(fd, addr, mode) {
             Ok((guard, gate)) => {
                 self._enrols = Some(guard);
-                Ok(gate)
+                if off { Err(Why::Off) } else { Ok(gate) }
             }
             Err(error) => {
                 tracing::warn!(%error, %addr, "the head's clients cannot be enrolled in the fast path");
-                Err(Why::Unavailable)
+                Err(without)
             }
         }
     }
