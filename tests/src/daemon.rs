@@ -118,11 +118,11 @@ impl Setup {
         self
     }
 
-    /// Without these capabilities, named as setpriv(1) does: `bpf`, `sys_admin`, …
+    /// Without some capabilities, as `setpriv` names them: `net_admin`.
     #[must_use]
-    pub fn without_caps(mut self, names: &[&str]) -> Self {
-        let set = names.iter().map(|name| format!("-{name}")).collect::<Vec<_>>().join(",");
-        self.wrap(run::command("setpriv", [&format!("--bounding-set={set}"), "--"]));
+    pub fn without(mut self, capabilities: &[&str]) -> Self {
+        let none = capabilities.iter().map(|name| format!("-{name}")).collect::<Vec<_>>().join(",");
+        self.wrap(run::command("setpriv", ["--bounding-set", &none, "--inh-caps", &none, "--"]));
         self
     }
 

@@ -144,11 +144,9 @@ impl Held {
 #[track_caller]
 pub fn wait_empty(room: &Room) {
     let held = Held::by(room.daemon.pid());
-    let empty = crate::wait::poll("the maps to be empty", SOON, || {
-        match (held.keys("WH_SOCKS"), held.keys("WH_TUPLES")) {
-            (0, 0) => Ok(()),
-            (sockets, tuples) => Err(format!("{sockets} sockets, {tuples} tuples")),
-        }
+    let empty = crate::wait::poll("the maps to be empty", SOON, || match (held.keys("WH_SOCKS"), held.keys("WH_TUPLES")) {
+        (0, 0) => Ok(()),
+        (sockets, tuples) => Err(format!("{sockets} sockets, {tuples} tuples")),
     });
     empty.unwrap_or_else(|e| panic!("{e:#}"));
 }

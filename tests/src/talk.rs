@@ -132,7 +132,8 @@ impl<S: Stream> Read for Again<'_, S> {
 pub fn client<S: Stream>(mut stream: S, plan: &Plan) -> Said {
     stream.patience(PATIENCE).map_err(|e| e.to_string())?;
     stream.write_all(&plan.number.to_be_bytes()).map_err(|e| format!("early data: {e}"))?;
-    end(&mut stream, plan, 0, plan.to_server, plan.to_client).map_err(|e| format!("client {} ({:?}): {e}", plan.number, plan.kind))
+    end(&mut stream, plan, 0, plan.to_server, plan.to_client)
+        .map_err(|e| format!("client {} ({:?}): {e}", plan.number, plan.kind))
 }
 
 /// The server's end; `plan` makes the plan of a number.
@@ -144,7 +145,8 @@ pub fn server<S: Stream>(mut stream: S, plan: impl Fn(u64) -> Plan) -> Said {
     let mut number = [0; 8];
     Again(&mut stream).read_exact(&mut number).map_err(|e| format!("server: no number: {e}"))?;
     let plan = &plan(u64::from_be_bytes(number));
-    end(&mut stream, plan, 1, plan.to_client, plan.to_server).map_err(|e| format!("server {} ({:?}): {e}", plan.number, plan.kind))
+    end(&mut stream, plan, 1, plan.to_client, plan.to_server)
+        .map_err(|e| format!("server {} ({:?}): {e}", plan.number, plan.kind))
 }
 
 /// One end. `side`: 0 is the client.

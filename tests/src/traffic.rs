@@ -1,6 +1,7 @@
 //! Sockets in other namespaces, servers that answer in them, and bytes that can be told from each other.
 
 use crate::kernel::Ns;
+use crate::wait::patient;
 use anyhow::{Context, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::SockRef;
@@ -14,6 +15,18 @@ use std::time::Duration;
 
 /// How long one read or write may take before the test fails instead of hanging.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many randomised connections a run carries, where that is not what the test itself says.
+pub const CONNECTIONS_ENV: &str = "WORMHOLE_CONNECTIONS";
+
+/// How many randomised connections to carry: `usual`, or what [`CONNECTIONS_ENV`] says.
+///
+/// # Panics
+/// When that is no number.
+pub fn connections(usual: u64) -> u64 {
+    let said = std::env::var(CONNECTIONS_ENV).ok();
+    said.map_or(usual, |said| said.parse().unwrap_or_else(|e| panic!("{CONNECTIONS_ENV}={said}: {e}")))
+}
 
 /// Does `work` inside a namespace, on a thread that is thrown away. Sockets made there may be used anywhere.
 ///
@@ -53,8 +66,7 @@ pub fn listen(ns: &Ns, addr: &str) -> TcpListener {
 /// The kernel's answer.
 pub fn connect(ns: &Ns, addr: SocketAddr) -> Result<TcpStream> {
     let stream = inside(ns, || TcpStream::connect(addr))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.patience(PATIENCE)?;
     Ok(stream)
 }
 
@@ -65,7 +77,7 @@ pub fn connect(ns: &Ns, addr: SocketAddr) -> Result<TcpStream> {
 #[track_caller]
 pub fn udp(ns: &Ns, addr: &str) -> UdpSocket {
     let socket = inside(ns, || UdpSocket::bind(addr)).unwrap_or_else(|e| panic!("cannot bind {addr} in {ns:?}: {e:#}"));
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.set_read_timeout(Some(patient(PATIENCE))).expect("a timeout");
     socket
 }
 
@@ -198,7 +210,7 @@ pub trait Stream: Read + Write + Send + Sized + 'static {
     /// # Errors
     /// The kernel's answer.
     fn twin(&self) -> io::Result<Self>;
-    /// Fails instead of hanging.
+    /// Fails instead of hanging. On a slow machine the time is stretched.
     ///
     /// # Errors
     /// The kernel's answer.
@@ -239,8 +251,8 @@ impl Stream for TcpStream {
         self.try_clone()
     }
     fn patience(&self, timeout: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(timeout))?;
-        self.set_write_timeout(Some(timeout))
+        self.set_read_timeout(Some(patient(timeout)))?;
+        self.set_write_timeout(Some(patient(timeout)))
     }
     fn vanish(&self) -> io::Result<()> {
         SockRef::from(self).set_linger(Some(Duration::ZERO))
@@ -255,8 +267,8 @@ impl Stream for UnixStream {
         self.try_clone()
     }
     fn patience(&self, timeout: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(timeout))?;
-        self.set_write_timeout(Some(timeout))
+        self.set_read_timeout(Some(patient(timeout)))?;
+        self.set_write_timeout(Some(patient(timeout)))
     }
     fn vanish(&self) -> io::Result<()> {
         Ok(())

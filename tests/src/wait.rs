@@ -3,8 +3,17 @@
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
+/// How many times slower than usual this machine may be: a guest whose processor is emulated is.
+pub const PATIENCE_ENV: &str = "WORMHOLE_PATIENCE";
+
 /// Between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// `usual`, as many times as [`PATIENCE_ENV`] says. What waits in here does that by itself.
+pub fn patient(usual: Duration) -> Duration {
+    let times = std::env::var(PATIENCE_ENV).ok().and_then(|times| times.parse().ok());
+    usual * times.unwrap_or(1)
+}
 
 /// Looks until `condition` gives a value.
 ///
@@ -18,12 +27,12 @@ pub fn wait_until<T>(what: &str, timeout: Duration, mut condition: impl FnMut() 
     }
 }
 
-/// Looks until `condition` succeeds. What it said last is part of the error.
+/// Looks until `condition` succeeds; `timeout` is stretched on a slow machine. What it said last is part of the error.
 ///
 /// # Errors
 /// After `timeout`, saying that `what` did not happen and what stood against it.
 pub fn poll<T>(what: &str, timeout: Duration, mut condition: impl FnMut() -> Result<T, String>) -> Result<T> {
-    let began = Instant::now();
+    let (began, timeout) = (Instant::now(), patient(timeout));
     loop {
         match condition() {
             Ok(value) => return Ok(value),

@@ -214,7 +214,11 @@ fn poll_wakes_a_reader(lane: &Lane) {
                 for round in 0..200_u8 {
                     let mut fds = [rustix::event::PollFd::new(to, rustix::event::PollFlags::IN)];
                     let timeout = Timespec { tv_sec: 15, tv_nsec: 0 };
-                    assert_eq!(rustix::event::poll(&mut fds, Some(&timeout)).unwrap(), 1, "round {round}: nobody woke the reader");
+                    assert_eq!(
+                        rustix::event::poll(&mut fds, Some(&timeout)).unwrap(),
+                        1,
+                        "round {round}: nobody woke the reader"
+                    );
                     arrives(to, &[round]);
                     let mut to = to;
                     to.write_all(&[round]).unwrap();

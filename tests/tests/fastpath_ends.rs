@@ -137,7 +137,11 @@ fn both_close_at_the_same_moment(lane: &Lane) {
                     barrier.wait();
                     stream.end().unwrap();
                     let (got, end) = drain(&mut stream);
-                    assert!((got.as_slice(), end) == (bytes(theirs, 1000), End::Eof), "round {round}: {} bytes, {end:?}", got.len());
+                    assert!(
+                        (got.as_slice(), end) == (bytes(theirs, 1000), End::Eof),
+                        "round {round}: {} bytes, {end:?}",
+                        got.len()
+                    );
                 });
             }
         });

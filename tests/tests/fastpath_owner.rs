@@ -32,7 +32,7 @@ impl Server {
     // One process: a child that outlived it would hold the port.
     fn run(room: &Room, exe: &Path) -> Self {
         let mut command = room.netns.command(&exe.to_string_lossy());
-        command.args([&format!("TCP4-LISTEN:{PORT},bind=127.0.0.1,reuseaddr,fork"), "PIPE"]);
+        command.args(["-t0", &format!("TCP4-LISTEN:{PORT},bind=127.0.0.1,reuseaddr,fork"), "PIPE"]);
         Self(command.stdin(Stdio::null()).spawn().unwrap())
     }
 }
@@ -152,4 +152,20 @@ fn a_chain_is_judged_by_its_last_server() {
     drop(spared);
     let _other = Server::start(&room, OTHER);
     wait_fast(&room, &first);
+}
+
+#[test]
+fn a_chain_through_a_head_that_is_off() {
+    require!(Box);
+    let room = match room() {
+        Ok(room) => room,
+        Err(why) => skip!("{why}"),
+    };
+    let _other = Server::start(&room, OTHER);
+    let last = create(&room, "--fastpath off");
+    for mode in ["auto", "on"] {
+        let first = room.create(&format!("--fastpath {mode} url :0 tail url :{}", last.port()));
+        // wormholed itself reads by splice(2), so what it accepts at such a head must never be enrolled.
+        assert_eq!(look(&room, &first).0, "relay", "{mode}");
+    }
 }

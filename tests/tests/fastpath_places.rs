@@ -325,9 +325,14 @@ fn path(room: &Room, made: &Made) -> (String, String) {
 #[test]
 fn off_for_a_daemon_and_for_a_segment() {
     require!(Box);
-    for (daemon, segment, fast_one) in
-        [("on", "", true), ("on", "off", false), ("off", "", false), ("off", "on", false), ("auto", "off", false), ("auto", "on", true)]
-    {
+    for (daemon, segment, fast_one) in [
+        ("on", "", true),
+        ("on", "off", false),
+        ("off", "", false),
+        ("off", "on", false),
+        ("auto", "off", false),
+        ("auto", "on", true),
+    ] {
         let room = Room::with(None, &["--fastpath", daemon]);
         if daemon != "off"
             && let Err(why) = fast::available(&room)

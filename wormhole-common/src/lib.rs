@@ -80,8 +80,11 @@ pub struct HeadAddr {
     pub addr: [u32; 4],
 }
 
-/// The value of a head: [`HEAD_CHECKS`] or 0.
+/// The value of a head: one of the two below, or 0.
+/// Executables that are spared are not enrolled.
 pub const HEAD_CHECKS: u32 = 1;
+/// No client is enrolled, and what is accepted there is no server: wormholed relays it.
+pub const HEAD_OFF: u32 = 2;
 
 /// Bytes of an executable's base name that are compared, zeros after it.
 pub const EXE_NAME: usize = 32;

@@ -18,8 +18,8 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{
-    Count, HEAD_CHECKS, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role, SlotSide,
-    TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
+    Count, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role,
+    SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
 };
 
 /// What a `sock_ops` program answers when it has nothing to say.
@@ -66,6 +66,9 @@ fn connecting(ctx: &SockOpsContext) {
         me.state = MEMBER_NEW;
     }
     let Some(head) = head_of(&tuple) else { return };
+    if head & HEAD_OFF != 0 {
+        return;
+    }
     let mut fresh = Member { role: Role::Client as u32, tuple, ..Member::default() };
     let Some(me) = make_member(sk, &mut fresh) else { return };
     watch(ctx);
@@ -85,9 +88,12 @@ fn announce(ctx: &SockOpsContext, me: &mut Member) {
     if server.generation != me.generation {
         return;
     }
+    let head = head_of(&me.tuple);
+    if head.is_some_and(|head| head & HEAD_OFF != 0) {
+        return;
+    }
     watch(ctx);
-    let chained = head_of(&me.tuple).is_some();
-    let (kind, hops) = if chained { (TOKEN_LINK, me.hop + 1) } else { (TOKEN_SERVER, me.hop) };
+    let (kind, hops) = if head.is_some() { (TOKEN_LINK, me.hop + 1) } else { (TOKEN_SERVER, me.hop) };
     server.hops = hops;
     let token = Token { slot: me.slot, generation: me.generation, kind, detail: hops };
     // One that cannot be left: the other end is not found, and the connection is relayed.

@@ -6,10 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::mirror::Mirror;
 use crate::step;
-use crate::workspace::program;
+use crate::workspace::{self, program};
 
-/// Runs as root with the packages as its arguments.
+/// Runs as root. Its arguments: settings for apt and the suite that is preferred under them (both may be empty), then the
+/// packages.
 ///
 /// invoke-rc.d and deb-systemd-invoke ask /usr/sbin/policy-rc.d whether a freshly installed service may start and have no
 /// other switch. A policy that says no already is left alone; another one is moved aside and comes back at the end,
@@ -18,6 +20,9 @@ use crate::workspace::program;
 /// are disabled as well, or they would start with the next boot.
 const SCRIPT: &str = r#"
 set -eu
+settings=$1
+suite=$2
+shift 2
 policy=/usr/sbin/policy-rc.d
 aside=$policy.before-wormhole
 answer=0
@@ -39,7 +44,7 @@ until apt-get -q update; do
 done
 units() { ls /lib/systemd/system 2>/dev/null | grep '\.service$' | grep -v '@' || true; }
 before=$(units)
-apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends --no-remove "$@"
+apt-get -q -y -o DPkg::Lock::Timeout=300 ${settings:+-c "$settings" -t "$suite"} install --no-install-recommends --no-remove "$@"
 if [ -d /run/systemd/system ]; then
     for unit in $(units); do
         case "
@@ -82,7 +87,31 @@ pub fn installed(packages: &[&'static str]) -> Result<HashSet<&'static str>> {
 }
 
 /// Installs `packages`, as root or through sudo.
+///
+/// Where a part of a package is here from the backports of this release, the rest of it can only come from there too: without
+/// them, apt would have to remove what is here.
 pub fn install(packages: &[&str]) -> Result<()> {
+    let plain = install_from(packages, None);
+    if plain.is_ok() || possible(packages, None) {
+        return plain;
+    }
+    match Mirror::backports(&workspace::target()?.join("backports")) {
+        Ok(Some(mirror)) if possible(packages, Some(&mirror)) => install_from(packages, Some(&mirror)),
+        _ => plain,
+    }
+}
+
+/// Whether apt sees a way.
+fn possible(packages: &[&str], mirror: Option<&Mirror>) -> bool {
+    let mut command = Command::new("apt-get");
+    if let Some(mirror) = mirror {
+        command.arg("-c").arg(mirror.conf()).args(["-t", mirror.suite()]);
+    }
+    command.args(["-s", "install", "--no-install-recommends", "--no-remove"]).args(packages);
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+fn install_from(packages: &[&str], mirror: Option<&Mirror>) -> Result<()> {
     let mut command = if rustix::process::geteuid().is_root() {
         Command::new("sh")
     } else if let Some(sudo) = program("sudo") {
@@ -102,6 +131,11 @@ pub fn install(packages: &[&str]) -> Result<()> {
             packages.join(" ")
         );
     };
-    command.args(["-c", SCRIPT, "sh"]).args(packages);
+    command.args(["-c", SCRIPT, "sh"]);
+    match mirror {
+        Some(mirror) => command.arg(mirror.conf()).arg(mirror.suite()),
+        None => command.args(["", ""]),
+    };
+    command.args(packages);
     step::run(&format!("installing {}", packages.join(", ")), &mut command)
 }

@@ -7,17 +7,21 @@
 //! | [`toolchain`] | which compiler and linker can make eBPF objects, and how to get them |
 //! | [`ebpf`] | builds the object |
 //! | [`test`] | every suite, and the box that the end-to-end ones run in |
+//! | [`vm`] | the same on other kernels |
+//! | [`mirror`] | packages of other releases, unpacked and not installed |
 //! | [`bench`], [`demo`] | measured against its peers; shown to a newcomer |
 
 mod apt;
 mod bench;
 mod demo;
 mod ebpf;
+mod mirror;
 mod needs;
 mod setup;
 mod step;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -39,6 +43,11 @@ enum Task {
     BuildEbpf,
     /// Run every test, from unit to end-to-end; the last line is `N passed, N failed, N skipped`
     Test(test::Arguments),
+    /// Run the tests that depend on the kernel on the kernels that users have, in virtual machines
+    VmTest(vm::Arguments),
+    /// The part of `vm-test` that runs on each kernel
+    #[command(hide = true)]
+    VmGuest { plan: std::path::PathBuf },
     /// Measure against other proxies
     Bench(bench::Args),
     /// One end of a measurement; `bench` starts it
@@ -59,6 +68,8 @@ fn main() -> ExitCode {
         Task::Setup(arguments) => setup::run(&arguments).map(|()| ExitCode::SUCCESS),
         Task::BuildEbpf => ebpf::build().map(|()| ExitCode::SUCCESS),
         Task::Test(arguments) => test::run(&arguments),
+        Task::VmTest(arguments) => vm::run(&arguments),
+        Task::VmGuest { plan } => vm::guest::run(&plan).map(|()| ExitCode::SUCCESS),
         Task::Bench(arguments) => bench::run(arguments),
         Task::BenchWorker(arguments) => bench::worker::run(arguments).map(|()| ExitCode::SUCCESS),
         Task::Demo(arguments) => demo::run(&arguments),

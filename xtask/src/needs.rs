@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use crate::{apt, bench, workspace};
+use crate::{apt, bench, vm, workspace};
 
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -17,6 +17,8 @@ pub enum Group {
     Demo,
     /// Run the demo with --no-docker
     DemoNoDocker,
+    /// Start other kernels in virtual machines
+    Vm,
     /// Check licences and sources of the dependencies
     Deny,
 }
@@ -56,7 +58,7 @@ pub fn of(groups: &[Group]) -> Vec<Need> {
 }
 
 fn all() -> Vec<Need> {
-    use Group::{Bench, Build, Demo, DemoNoDocker, Deny, E2e};
+    use Group::{Bench, Build, Demo, DemoNoDocker, Deny, E2e, Vm};
     // Whoever runs the binaries builds them first.
     let runs = [Build, E2e, Bench, Demo];
     let mut needs = vec![
@@ -74,7 +76,7 @@ fn all() -> Vec<Need> {
             groups: vec![Deny],
         },
     ];
-    let boxed = [E2e, Demo, DemoNoDocker, Bench];
+    let boxed = [E2e, Demo, DemoNoDocker, Bench, Vm];
     add(&mut needs, "util-linux", "unshare, which makes the box that tests run in", &boxed);
     add(&mut needs, "iproute2", "makes network namespaces and the links between them", &boxed);
     for (package, why) in wormhole_tests::packages::PACKAGES {
@@ -85,6 +87,9 @@ fn all() -> Vec<Need> {
     if workspace::program("docker").is_none() && apt::known("docker-cli") {
         add(&mut needs, "docker-cli", "the docker command", &[E2e, Demo, Bench]);
     }
+    add(&mut needs, "qemu-system-x86", "starts other kernels in virtual machines", &[Vm]);
+    add(&mut needs, "busybox-static", "the userland of those machines", &[Vm]);
+    add(&mut needs, "dash", "their shell", &[Vm]);
     add(&mut needs, "redis-tools", "redis server and client", &[DemoNoDocker]);
     for (package, why) in bench::PACKAGES.iter().chain(bench::APP_PACKAGES) {
         add(&mut needs, package, why, &[Bench]);
@@ -116,6 +121,7 @@ fn program_of(package: &str) -> Option<&'static str> {
     Some(match package {
         "busybox-static" => "busybox",
         "curl" => "curl",
+        "dash" => "dash",
         "dnsmasq-base" => "dnsmasq",
         "docker-cli" => "docker",
         "docker.io" => "dockerd",
@@ -126,6 +132,7 @@ fn program_of(package: &str) -> Option<&'static str> {
         "mariadb-client-core" => "mariadb",
         "mariadb-server-core" => "mariadbd",
         "nginx" | "nginx-light" => "nginx",
+        "qemu-system-x86" => vm::EMULATOR,
         "redis-server" => "redis-server",
         "redis-tools" => "redis-cli",
         "socat" => "socat",

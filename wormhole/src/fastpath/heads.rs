@@ -1,12 +1,13 @@
 //! The heads that the programs know.
 
 use super::{Claim, Fastpath, words};
+use crate::model::Mode;
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
-use wormhole_common::{HEAD_CHECKS, HeadAddr, HeadPort};
+use wormhole_common::{HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort};
 
 /// A head whose clients are enrolled while this lives.
 #[derive(Debug)]
@@ -26,15 +27,21 @@ pub struct Gate {
 }
 
 impl Fastpath {
-    /// Enrols clients of a listening socket from now on; those of executables that are spared only if not `checks`.
+    /// Enrols clients of a listening socket from now on: all of them (`on`), those whose executable is not spared (`auto`),
+    /// or none (`off`, which keeps what wormholed accepts there from being taken for a server's).
     ///
     /// # Errors
     /// The kernel's answer: the namespace has no cookie (Linux 5.14), or there are too many heads.
-    pub fn watch(self: &Arc<Self>, listener: BorrowedFd<'_>, addr: SocketAddr, checks: bool) -> io::Result<(HeadGuard, Gate)> {
+    pub fn watch(self: &Arc<Self>, listener: BorrowedFd<'_>, addr: SocketAddr, mode: Mode) -> io::Result<(HeadGuard, Gate)> {
         let netns = netns_cookie(listener)?;
         let port = HeadPort { netns, port: addr.port().into(), pad: 0 };
         let key = HeadAddr { port, addr: words(addr.ip()) };
-        self.heads.set(&key, if checks { HEAD_CHECKS } else { 0 })?;
+        let value = match mode {
+            Mode::Auto => HEAD_CHECKS,
+            Mode::On => 0,
+            Mode::Off => HEAD_OFF,
+        };
+        self.heads.set(&key, value)?;
         let guard = HeadGuard { fastpath: Arc::clone(self), key };
         self.count_port(port, 1)?;
         let local = (!addr.ip().is_unspecified()).then_some(addr);

@@ -71,13 +71,11 @@ macro_rules! field {
 }
 
 impl Side<'_> {
-    field!(generation: AtomicU32, u32, Acquire, "Which use of the slot this is.");
     field!(enrolled: AtomicU8, u8, Acquire, "1 once the application's socket is enrolled.");
     field!(unread: AtomicU8, u8, Acquire, "1 when it was closed with bytes unread.");
     field!(spliced: AtomicU8, u8, Acquire, "1 when the application used splice(2) on it.");
     field!(hops: AtomicU32, u32, Acquire, "Segments before the last one of a chain.");
     field!(direct_bytes: AtomicU64, u64, Relaxed, "Bytes that went straight to the other side.");
-    field!(full: AtomicU64, u64, Relaxed, "Messages that found the other side's queue full.");
 
     /// Tells the program how many bytes of this side have been put into the other's queue.
     pub fn publish(self, injected: u64) {
@@ -90,12 +88,6 @@ impl Side<'_> {
         let mover = cpu.and_then(|cpu| u32::try_from(cpu).ok()).map_or(0, |cpu| cpu + 1);
         // SAFETY: as above.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.at).mover) }.store(mover, Relaxed);
-    }
-
-    /// Nothing of this side is redirected from now on.
-    pub fn switch_off(self) {
-        // SAFETY: as above.
-        unsafe { AtomicU8::from_ptr(&raw mut (*self.at).off) }.store(1, Release);
     }
 
     /// Begins the next use of the slot.

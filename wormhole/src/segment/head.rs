@@ -26,7 +26,7 @@ pub struct Head {
     /// The address it got; none for unix.
     pub addr: Option<SocketAddr>,
     file: Option<SocketFile>,
-    /// Its clients are enrolled in the fast path while this is held.
+    /// The fast path knows it while this is held.
     _enrols: Option<HeadGuard>,
 }
 
@@ -87,21 +87,22 @@ impl Head {
 
     /// Has the clients of a listening socket enrolled, or says why not.
     fn gate(&mut self, fd: BorrowedFd<'_>, addr: SocketAddr, mode: When) -> Result<Gate, Why> {
-        if mode == When::Off {
-            return Err(Why::Off);
-        }
-        if mode == When::Auto && !self.relays.auto {
-            return Err(Why::Unavailable);
-        }
-        let fastpath = self.relays.fastpath.as_ref().ok_or(Why::Unavailable)?;
-        match fastpath.watch(fd, addr, mode == When::Auto) {
+        // A head that is off is known to the programs too: its own sockets must not be taken for a server's.
+        let off = match mode {
+            When::Off => Some(Why::Off),
+            When::Auto if !self.relays.auto => Some(Why::Unavailable),
+            When::Auto | When::On => None,
+        };
+        let mode = if off.is_some() { When::Off } else { mode };
+        let fastpath = self.relays.fastpath.as_ref().ok_or_else(|| off.clone().unwrap_or(Why::Unavailable))?;
+        match fastpath.watch(fd, addr, mode) {
             Ok((guard, gate)) => {
                 self._enrols = Some(guard);
-                Ok(gate)
+                off.map_or(Ok(gate), Err)
             }
             Err(error) => {
                 tracing::warn!(%error, %addr, "the head's clients cannot be enrolled in the fast path");
-                Err(Why::Unavailable)
+                Err(off.unwrap_or(Why::Unavailable))
             }
         }
     }

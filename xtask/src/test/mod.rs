@@ -3,8 +3,8 @@
 //! The last line of stdout is always `N passed, N failed, N skipped`.
 
 pub mod e2e;
-mod libtest;
-mod suites;
+pub mod libtest;
+pub mod suites;
 
 use std::io::Write;
 use std::path::Path;
