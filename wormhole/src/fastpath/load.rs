@@ -94,7 +94,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 1 }
+        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 0 }
     }
 }
 
@@ -122,6 +122,7 @@ impl Offsets {
         Ok(Self(vec![
             ("OFF_RMEM", btf.offset("sock", &["sk_backlog", "rmem_alloc"])?),
             ("OFF_SHUTDOWN", btf.offset("sock", &["sk_shutdown"])?),
+            ("OFF_USER_DATA", btf.offset("sock", &["sk_user_data"])?),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
             ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
