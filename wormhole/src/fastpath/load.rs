@@ -257,14 +257,14 @@ where
 }
 
 fn fd_of(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
-    let data = match ebpf.map(name).ok_or(LoadError::Lacks(name))? {
-        Map::SockHash(data)
-        | Map::HashMap(data)
-        | Map::Array(data)
-        | Map::PerCpuArray(data)
-        | Map::Queue(data)
-        | Map::SkStorage(data) => data,
-        _ => return Err(LoadError::Lacks(name)),
+    let (Map::SockHash(data)
+    | Map::HashMap(data)
+    | Map::Array(data)
+    | Map::PerCpuArray(data)
+    | Map::Queue(data)
+    | Map::SkStorage(data)) = ebpf.map(name).ok_or(LoadError::Lacks(name))?
+    else {
+        return Err(LoadError::Lacks(name));
     };
     data.fd().as_fd().try_clone_to_owned().map_err(|source| LoadError::Map { name, source })
 }
