@@ -1,0 +1,181 @@
+//! What is different on the fast path, each difference a test, so that the list in the README is true.
+//!
+//! | call | by TCP | on the fast path |
+//! | --- | --- | --- |
+//! | a blocking read while nothing is there | waits | may be broken off with EAGAIN by a reset, by another thread's shutdown or write, or, after one's own shutdown, when the other side has seen it |
+//! | MSG_WAITALL | waits for all | takes what is there |
+//! | SO_RCVLOWAT | waits for so many | ignored |
+//! | MSG_OOB | beside the stream | in the stream |
+//! | SO_ZEROCOPY, TCP_ULP | taken | refused with EPERM, so that libraries fall back |
+//! | splice(2) from a socket | gives what arrived | does not see it; programs that do this are not enrolled |
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
+
+use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+use wormhole_tests::lane::{Lane, Way};
+use wormhole_tests::raw::{self, RCVLOWAT, ULP, ZEROCOPY};
+use wormhole_tests::room::SOON;
+use wormhole_tests::traffic::{End, PATIENCE, Stream, bytes, drain, reset};
+use wormhole_tests::{three_ways, wait_until};
+
+three_ways!(
+    msg_waitall_takes_what_is_there,
+    so_rcvlowat_is_ignored,
+    urgent_data_is_in_the_stream,
+    zero_copy_is_refused,
+    an_upper_protocol_is_refused,
+    a_reset_breaks_a_waiting_read_off,
+    a_shutdown_by_another_thread_breaks_a_waiting_read_off,
+    an_acknowledged_end_breaks_a_waiting_read_off,
+);
+
+/// Puts a socket's queue to use, so that it is one of the fast path in every respect.
+fn used(lane: &Lane) -> (TcpStream, TcpStream) {
+    let (client, server) = lane.pair();
+    for (mut from, mut to) in [(&client, &server), (&server, &client)] {
+        from.write_all(b"word").unwrap();
+        to.read_exact(&mut [0; 4]).unwrap();
+    }
+    (client, server)
+}
+
+fn msg_waitall_takes_what_is_there(lane: &Lane) {
+    let (mut client, server) = used(lane);
+    client.write_all(bytes(0, 500)).unwrap();
+    wait_until("500 bytes", SOON, || server.peek(&mut [0; 500]).is_ok_and(|n| n == 500).then_some(()));
+    let mut got = [0; 1000];
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| recv(&server, &mut got[..], RecvFlags::WAITALL).unwrap().0);
+        if lane.way == Way::Fast {
+            assert_eq!(reader.join().unwrap(), 500);
+            client.write_all(bytes(0, 500)).unwrap();
+        } else {
+            thread::sleep(Duration::from_millis(100));
+            assert!(!reader.is_finished(), "MSG_WAITALL did not wait");
+            client.write_all(bytes(500, 500)).unwrap();
+            assert_eq!(reader.join().unwrap(), 1000);
+        }
+    });
+    assert!(got[..500] == *bytes(0, 500));
+}
+
+fn so_rcvlowat_is_ignored(lane: &Lane) {
+    let (mut client, mut server) = used(lane);
+    raw::set_number(&server, RCVLOWAT, 1000).unwrap();
+    client.write_all(bytes(0, 500)).unwrap();
+    let mut got = [0; 1000];
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| server.read(&mut got).unwrap());
+        if lane.way == Way::Fast {
+            assert_eq!(reader.join().unwrap(), 500);
+        } else {
+            thread::sleep(Duration::from_millis(100));
+            assert!(!reader.is_finished(), "SO_RCVLOWAT did not hold");
+            client.write_all(bytes(500, 500)).unwrap();
+            assert_eq!(reader.join().unwrap(), 1000);
+        }
+    });
+}
+
+fn urgent_data_is_in_the_stream(lane: &Lane) {
+    let (mut client, mut server) = used(lane);
+    client.write_all(b"before").unwrap();
+    assert_eq!(send(&client, b"!", SendFlags::OOB).unwrap(), 1);
+    client.write_all(b"after").unwrap();
+    client.end().unwrap();
+    let (got, end) = drain(&mut server);
+    let expected: &[u8] = if lane.way == Way::Direct { b"beforeafter" } else { b"before!after" };
+    assert_eq!((String::from_utf8_lossy(&got), end), (String::from_utf8_lossy(expected), End::Eof));
+}
+
+fn zero_copy_is_refused(lane: &Lane) {
+    let (client, server) = used(lane);
+    for stream in [&client, &server] {
+        let answer = raw::set_number(stream, ZEROCOPY, 1);
+        match lane.way {
+            Way::Fast => assert_eq!(answer.unwrap_err().kind(), ErrorKind::PermissionDenied),
+            _ => answer.unwrap(),
+        }
+    }
+}
+
+fn an_upper_protocol_is_refused(lane: &Lane) {
+    let (client, server) = used(lane);
+    for stream in [&client, &server] {
+        let answer = raw::set(stream, ULP, b"tls");
+        if lane.way == Way::Fast {
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::PermissionDenied);
+        } else if let Err(error) = answer {
+            // A kernel without kTLS says ENOENT, and no library takes that for more than it is.
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        }
+    }
+    // Without keys a socket with an upper protocol carries plain bytes as before; so does one without.
+    (&client).write_all(b"plain").unwrap();
+    let mut got = [0; 5];
+    (&server).read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"plain");
+}
+
+/// The program that refuses two options lets all others through, with values of any length.
+,
+            }
+        });
+    }
+}
+
+/// Gives a thread the time to begin to wait; there is no sign of it that one could wait for.
+fn asleep<T>(thread: &thread::ScopedJoinHandle<'_, T>) {
+    thread::sleep(Duration::from_millis(50));
+    assert!(!thread.is_finished(), "it did not wait");
+}
+
+fn a_shutdown_by_another_thread_breaks_a_waiting_read_off(lane: &Lane) {
+    let (client, mut server) = used(lane);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| two_reads(&client));
+        asleep(&reader);
+        client.end().unwrap();
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(drain(&mut server), (vec![], End::Eof));
+        server.write_all(b"answer").unwrap();
+        drop(server);
+        let [first, second] = reader.join().unwrap();
+        match lane.way {
+            // Nothing is lost by it.
+            Way::Fast if is(&first, ErrorKind::WouldBlock) => {
+                let more = second.or_else(|e| if e.kind() == ErrorKind::WouldBlock { (&client).read(&mut [0; 10]) } else { Err(e) });
+                assert_eq!(more.unwrap(), 6);
+            }
+            _ => assert_eq!((first.unwrap(), second.unwrap()), (6, 0)),
+        }
+    });
+}
+
+/// In one thread: shut down, then wait for the answer. The other side's kernel acknowledges the end a moment later.
+fn an_acknowledged_end_breaks_a_waiting_read_off(lane: &Lane) {
+    let (mut client, mut server) = used(lane);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            client.end().unwrap();
+            let mut broken_off = 0;
+            loop {
+                match client.read(&mut [0; 10]) {
+                    Err(e) if e.kind() == ErrorKind::WouldBlock && broken_off < 3 => broken_off += 1,
+                    other => return (broken_off, other.unwrap()),
+                }
+            }
+        });
+        assert_eq!(drain(&mut server), (vec![], End::Eof));
+        // Longer than an acknowledgement may be delayed.
+        thread::sleep(Duration::from_millis(300));
+        server.write_all(b"answer").unwrap();
+        let (broken_off, got) = reader.join().unwrap();
+        assert_eq!(got, 6);
+        println!("{:?}: broken off {broken_off} times", lane.way);
+        assert!(broken_off == 0 || lane.way == Way::Fast);
+    });
+}
