@@ -10,7 +10,7 @@
 //! | splice(2) from a socket | gives what arrived | does not see it; programs that do this are not enrolled |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
 
-use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
@@ -120,8 +120,33 @@ fn an_upper_protocol_is_refused(lane: &Lane) {
     assert_eq!(&got, b"plain");
 }
 
-/// The program that refuses two options lets all others through, with values of any length.
-,
+/// Waits in a read until something happens; gives how that ended, and how the read after it did.
+fn two_reads(mut stream: &TcpStream) -> [std::io::Result<usize>; 2] {
+    let began = Instant::now();
+    let first = stream.read(&mut [0; 10]);
+    assert!(began.elapsed() < PATIENCE / 2, "nobody woke the reader");
+    [first, stream.read(&mut [0; 10])]
+}
+
+fn is(read: &std::io::Result<usize>, kind: ErrorKind) -> bool {
+    read.as_ref().is_err_and(|e| e.kind() == kind)
+}
+
+/// Never a clean end, and the reset comes with the next read.
+fn a_reset_breaks_a_waiting_read_off(lane: &Lane) {
+    for swap in [false, true] {
+        let (client, server) = used(lane);
+        let (near, far) = if swap { (server, client) } else { (client, server) };
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| two_reads(&near));
+            asleep(&reader);
+            reset(far);
+            let [first, second] = reader.join().unwrap();
+            match lane.way {
+                Way::Fast if is(&first, ErrorKind::WouldBlock) => {
+                    assert!(is(&second, ErrorKind::ConnectionReset), "{second:?}");
+                }
+                _ => assert!(is(&first, ErrorKind::ConnectionReset), "{first:?}"),
             }
         });
     }
@@ -147,7 +172,8 @@ fn a_shutdown_by_another_thread_breaks_a_waiting_read_off(lane: &Lane) {
         match lane.way {
             // Nothing is lost by it.
             Way::Fast if is(&first, ErrorKind::WouldBlock) => {
-                let more = second.or_else(|e| if e.kind() == ErrorKind::WouldBlock { (&client).read(&mut [0; 10]) } else { Err(e) });
+                let more =
+                    second.or_else(|e| if e.kind() == ErrorKind::WouldBlock { (&client).read(&mut [0; 10]) } else { Err(e) });
                 assert_eq!(more.unwrap(), 6);
             }
             _ => assert_eq!((first.unwrap(), second.unwrap()), (6, 0)),
