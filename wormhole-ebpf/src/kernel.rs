@@ -24,6 +24,8 @@ settings! {
     OFF_SHUTDOWN: u32 = 0;
     /// `sock.sk_user_data`: what the map of sockets keeps with it.
     OFF_USER_DATA: u32 = 0;
+    /// `sk_psock.state`.
+    OFF_STATE: u32 = 0;
     /// `tcp_sock.write_seq`.
     OFF_WRITE_SEQ: u32 = 0;
     /// `task_struct.mm`.
@@ -66,7 +68,15 @@ pub fn write_seq(sock: u64) -> u32 {
 /// when it is closed, and not when its sending side is shut after the other side has sent its FIN.
 #[inline(always)]
 pub fn is_closing(sock: u64) -> bool {
-    read::<u8>(sock, &OFF_SHUTDOWN) == Some(3) && read::<u64>(sock, &OFF_USER_DATA) == Some(0)
+    /// Flags that the kernel keeps in the lowest bits (`SK_USER_DATA_PTRMASK`).
+    const FLAGS: u64 = 7;
+    /// `BIT(SK_PSOCK_TX_ENABLED)`: close(2) takes it from a queue that somebody is still writing into.
+    const OPEN: u64 = 1;
+    if read::<u8>(sock, &OFF_SHUTDOWN) != Some(3) {
+        return false;
+    }
+    let Some(queue) = read::<u64>(sock, &OFF_USER_DATA) else { return false };
+    queue == 0 || read::<u64>(queue & !FLAGS, &OFF_STATE).is_some_and(|state| state & OPEN == 0)
 }
 
 /// The base name of the executable that the current task runs; zeros when it has none.

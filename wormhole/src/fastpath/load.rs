@@ -123,6 +123,7 @@ impl Offsets {
             ("OFF_RMEM", btf.offset("sock", &["sk_backlog", "rmem_alloc"])?),
             ("OFF_SHUTDOWN", btf.offset("sock", &["sk_shutdown"])?),
             ("OFF_USER_DATA", btf.offset("sock", &["sk_user_data"])?),
+            ("OFF_STATE", btf.offset("sk_psock", &["state"])?),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
             ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
