@@ -282,7 +282,7 @@ fn threads<S: Stream>(stream: &mut S, plan: &Plan, side: u64) -> Said {
             })
             .collect();
         let received = whole_messages(&mut Again(stream), plan, 1 - side);
-        writers.into_iter().map(join).fold(received, |said, one| said.and(one))
+        writers.into_iter().map(join).fold(received, Result::and)
     })
 }
 

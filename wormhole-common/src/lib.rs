@@ -158,6 +158,8 @@ pub struct Member {
     pub sock: u64,
     /// Its `write_seq` when it was enrolled: what was sent by TCP since then is counted from here, modulo 2^32.
     pub base: u32,
+    /// What `write_seq` will be when the message that was last let through has been given to TCP as a whole.
+    pub whole: u32,
     /// What small redirected messages cost besides their bytes, since the receiver's queue was last seen empty.
     pub burst: u32,
     /// 1 since the receiver's queue was found full; 0 once there was room.
@@ -168,6 +170,8 @@ pub struct Member {
     pub spare: u32,
     /// For [`Role::ToServer`]: how many segments of a chain come before this one.
     pub hop: u32,
+    /// Zero.
+    pub pad: u32,
     /// The key of the token that the socket has left.
     pub tuple: Tuple,
 }

@@ -211,6 +211,7 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
     }
     me.sock = sock;
     me.base = write_seq(sock);
+    me.whole = me.base;
     me.state = MEMBER_ENROLLED;
     side.sock = sock;
     // Last: whoever sees this may use the rest.

@@ -22,6 +22,8 @@ settings! {
     OFF_RMEM: u32 = 0;
     /// `sock.sk_shutdown`.
     OFF_SHUTDOWN: u32 = 0;
+    /// `sock.sk_user_data`: what the map of sockets keeps with it.
+    OFF_USER_DATA: u32 = 0;
     /// `tcp_sock.write_seq`.
     OFF_WRITE_SEQ: u32 = 0;
     /// `task_struct.mm`.
@@ -60,10 +62,11 @@ pub fn write_seq(sock: u64) -> u32 {
     read(sock, &OFF_WRITE_SEQ).unwrap_or_default()
 }
 
-/// True when both directions of the socket are shut: it is being closed.
+/// True when the socket is being closed: both directions are shut, and it is not in the map any more, which it leaves
+/// when it is closed, and not when its sending side is shut after the other side has sent its FIN.
 #[inline(always)]
 pub fn is_closing(sock: u64) -> bool {
-    read::<u8>(sock, &OFF_SHUTDOWN) == Some(3)
+    read::<u8>(sock, &OFF_SHUTDOWN) == Some(3) && read::<u64>(sock, &OFF_USER_DATA) == Some(0)
 }
 
 /// The base name of the executable that the current task runs; zeros when it has none.

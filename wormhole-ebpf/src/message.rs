@@ -56,6 +56,8 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     let size = u64::from(ctx.size());
     if goes_direct(ctx, me, mine, peer) {
         mine.direct_bytes = mine.direct_bytes.wrapping_add(size);
+    } else {
+        me.whole = write_seq(me.sock).wrapping_add(ctx.size());
     }
     PASS
 }
@@ -66,8 +68,10 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
         return false;
     }
     // Never 4 GiB apart, so that the lower halves tell.
-    let passed = write_seq(me.sock).wrapping_sub(me.base);
-    if passed != injected(mine) && !catches_up(mine, passed) {
+    let sequence = write_seq(me.sock);
+    let passed = sequence.wrapping_sub(me.base);
+    // A message that another thread has only half given to TCP must not be split by this one.
+    if sequence != me.whole || (passed != injected(mine) && !catches_up(mine, passed)) {
         count(Count::Order);
         return false;
     }

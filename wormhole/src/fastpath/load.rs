@@ -94,7 +94,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 1 }
+        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 0 }
     }
 }
 
@@ -122,6 +122,7 @@ impl Offsets {
         Ok(Self(vec![
             ("OFF_RMEM", btf.offset("sock", &["sk_backlog", "rmem_alloc"])?),
             ("OFF_SHUTDOWN", btf.offset("sock", &["sk_shutdown"])?),
+            ("OFF_USER_DATA", btf.offset("sock", &["sk_user_data"])?),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
             ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
@@ -256,14 +257,14 @@ where
 }
 
 fn fd_of(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
-    let data = match ebpf.map(name).ok_or(LoadError::Lacks(name))? {
-        Map::SockHash(data)
-        | Map::HashMap(data)
-        | Map::Array(data)
-        | Map::PerCpuArray(data)
-        | Map::Queue(data)
-        | Map::SkStorage(data) => data,
-        _ => return Err(LoadError::Lacks(name)),
+    let (Map::SockHash(data)
+    | Map::HashMap(data)
+    | Map::Array(data)
+    | Map::PerCpuArray(data)
+    | Map::Queue(data)
+    | Map::SkStorage(data)) = ebpf.map(name).ok_or(LoadError::Lacks(name))?
+    else {
+        return Err(LoadError::Lacks(name));
     };
     data.fd().as_fd().try_clone_to_owned().map_err(|source| LoadError::Map { name, source })
 }

@@ -102,7 +102,7 @@ impl Head {
             }
             Err(error) => {
                 tracing::warn!(%error, %addr, "the head's clients cannot be enrolled in the fast path");
-                Err(without)
+                Err(off.unwrap_or(Why::Unavailable))
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::STEP;
 use crate::fastpath::{Claim, Fastpath, Gate, HeadGuard, Link, Role};
+use crate::model::Mode;
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::thread::gettid;
@@ -42,7 +43,7 @@ pub struct Joined {
 impl<'a> Rig<'a> {
     pub fn new(fastpath: &'a Arc<Fastpath>) -> io::Result<Self> {
         let (head, tail) = (listen()?, listen()?);
-        let (guard, gate) = fastpath.watch(head.as_fd(), head.local_addr()?, false)?;
+        let (guard, gate) = fastpath.watch(head.as_fd(), head.local_addr()?, Mode::On)?;
         Ok(Self { fastpath, gate, _guard: guard, head, tail })
     }
 
