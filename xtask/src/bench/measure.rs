@@ -45,7 +45,7 @@ impl Effort {
         rtt_seconds: 0.5,
         stream_seconds: 0.5,
         connect_seconds: 0.5,
-        early_seconds: 2.0,
+        early_seconds: 1.5,
         app_seconds: 0.7,
         requests: 8000,
         ..Self::FULL
