@@ -42,5 +42,4 @@ pub mod talk;
 pub mod traffic;
 pub mod wait;
 
-pub use traffic::CONNECTIONS_ENV;
 pub use wait::wait_until;

@@ -16,18 +16,6 @@ use std::time::Duration;
 /// How long one read or write may take before the test fails instead of hanging.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many randomised connections a run carries, where that is not what the test itself says.
-pub const CONNECTIONS_ENV: &str = "WORMHOLE_CONNECTIONS";
-
-/// How many randomised connections to carry: `usual`, or what [`CONNECTIONS_ENV`] says.
-///
-/// # Panics
-/// When that is no number.
-pub fn connections(usual: u64) -> u64 {
-    let said = std::env::var(CONNECTIONS_ENV).ok();
-    said.map_or(usual, |said| said.parse().unwrap_or_else(|e| panic!("{CONNECTIONS_ENV}={said}: {e}")))
-}
-
 /// Does `work` inside a namespace, on a thread that is thrown away. Sockets made there may be used anywhere.
 ///
 /// # Errors

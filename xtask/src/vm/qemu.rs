@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 /// Until a guest says that it booted. It takes seconds; a guest that says nothing for so long has no working processor.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(150);
 
 /// Between two looks at what the guest said.
 const PAUSE: Duration = Duration::from_millis(50);
