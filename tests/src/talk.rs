@@ -3,11 +3,11 @@
 //!
 //! The client's number goes ahead, eight bytes, as early data or, when the server speaks first, after its greeting.
 
-use crate::traffic::{self, PATIENCE, Random, Stream, bytes};
+use crate::traffic::{self, Again, PATIENCE, Random, Stream, bytes};
 use std::io::{self, ErrorKind, Read};
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a conversation is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,22 +108,6 @@ impl Plan {
 }
 
 type Said = Result<(), String>;
-
-/// Reads, and reads again where the kernel broke a read off before its time: on the fast path whatever wakes a reader
-/// without data for it does that, such as a reset, or the other side's word that it has seen the end of what was sent.
-struct Again<'a, S>(&'a mut S);
-
-impl<S: Stream> Read for Again<'_, S> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let began = Instant::now();
-        loop {
-            match self.0.read(buffer) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock && began.elapsed() < PATIENCE / 2 => {}
-                done => return done,
-            }
-        }
-    }
-}
 
 /// The client's end of connection `plan.number`.
 ///

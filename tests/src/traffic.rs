@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long one read or write may take before the test fails instead of hanging.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -166,13 +166,29 @@ pub enum End {
 /// When it does not end within [`PATIENCE`].
 #[track_caller]
 pub fn drain<S: Stream>(stream: &mut S) -> (Vec<u8>, End) {
-    let (mut all, began) = (Vec::new(), std::time::Instant::now());
+    let (mut all, began) = (Vec::new(), Instant::now());
     loop {
         match stream.read_to_end(&mut all) {
             Ok(_) => return (all, End::Eof),
             Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => return (all, End::Reset),
             Err(e) if e.kind() == ErrorKind::WouldBlock && began.elapsed() < PATIENCE / 2 => {}
             Err(e) => panic!("after {} bytes and {:?} neither the end nor a reset: {e}", all.len(), began.elapsed()),
+        }
+    }
+}
+
+/// Reads, and reads again where the kernel broke a read off before its time: on the fast path whatever wakes a reader
+/// without data for it does that, such as a reset, or the other side's word that it has seen the end of what was sent.
+pub struct Again<'a, S>(pub &'a mut S);
+
+impl<S: Read> Read for Again<'_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let began = Instant::now();
+        loop {
+            match self.0.read(buffer) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock && began.elapsed() < PATIENCE / 2 => {}
+                done => return done,
+            }
         }
     }
 }

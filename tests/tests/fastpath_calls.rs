@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use wormhole_tests::lane::Lane;
 use wormhole_tests::room::SOON;
-use wormhole_tests::traffic::{End, LARGEST, Stream, bytes, drain, endless, reset};
+use wormhole_tests::traffic::{Again, End, LARGEST, Stream, bytes, drain, endless, reset};
 use wormhole_tests::{boxed, three_ways, wait_until};
 
 three_ways!(
@@ -50,25 +50,10 @@ fn arrives(mut stream: &TcpStream, expected: &[u8]) {
     assert!(got == expected, "wrong bytes");
 }
 
-/// As `read`, for a reader that shares its socket with another thread. On the fast path the kernel takes any wake-up of
-/// a waiting reader for the end of its wait and says EAGAIN (a documented difference): the next read waits again.
-fn read_again(mut stream: &TcpStream, buffer: &mut [u8]) -> usize {
-    let began = Instant::now();
-    loop {
-        match stream.read(buffer) {
-            Err(e) if e.kind() == ErrorKind::WouldBlock && began.elapsed() < SOON => {}
-            done => return done.unwrap(),
-        }
-    }
-}
-
-fn arrives_again(stream: &TcpStream, expected: &[u8]) {
-    let (mut got, mut at) = (vec![0; expected.len()], 0);
-    while at < got.len() {
-        let len = read_again(stream, &mut got[at..]);
-        assert!(len > 0, "ended after {at} bytes");
-        at += len;
-    }
+/// As [`arrives`], for a reader that shares its socket with another thread: see [`Again`].
+fn arrives_again(mut stream: &TcpStream, expected: &[u8]) {
+    let mut got = vec![0; expected.len()];
+    Again(&mut stream).read_exact(&mut got).unwrap();
     assert!(got == expected, "wrong bytes");
 }
 
@@ -390,7 +375,7 @@ fn two_threads_read_one_socket(lane: &Lane) {
             scope.spawn(|| {
                 let mut buffer = vec![0; 30_000];
                 loop {
-                    let len = read_again(&server, &mut buffer);
+                    let len = Again(&mut &server).read(&mut buffer).unwrap();
                     if len == 0 {
                         break;
                     }

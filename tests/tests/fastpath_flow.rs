@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::three_ways;
-use wormhole_tests::traffic::{PATIENCE, Random, Stream, endless};
+use wormhole_tests::traffic::{Again, PATIENCE, Random, Stream, endless};
 
 three_ways!(
     a_stopped_reader_stops_the_sender,
@@ -70,13 +70,8 @@ fn read(mut stream: &TcpStream, at: usize, len: usize) {
     let (mut done, mut buffer) = (0, vec![0; 1 << 16]);
     while done < len {
         let most = buffer.len().min(len - done);
-        let began = Instant::now();
-        let got = match stream.read(&mut buffer[..most]) {
-            // The documented difference: another thread that waited for room to write was woken, and so was this one.
-            Err(e) if e.kind() == ErrorKind::WouldBlock && began.elapsed() < PATIENCE / 2 => continue,
-            Err(e) => panic!("{done} of {len} bytes: {e}"),
-            Ok(got) => got,
-        };
+        // The documented difference: another thread that waited for room to write was woken, and so was this one.
+        let got = Again(&mut stream).read(&mut buffer[..most]).unwrap_or_else(|e| panic!("{done} of {len} bytes: {e}"));
         assert_ne!(got, 0, "the end after {done} of {len} bytes");
         assert!(buffer[..got] == *endless(at + done, got), "wrong bytes between {done} and {} of {len}", done + got);
         done += got;

@@ -203,8 +203,6 @@ pub struct SlotSide {
     pub direct_bytes: u64,
     /// Messages of [`SlotSide::queued`] that are not on their way any more. Programs, atomically.
     pub arrived: u64,
-    /// Messages that had to take the relay because the other side's queue was full. Program.
-    pub full: u64,
     /// Bytes of this side that userspace has put into the other's queue, published after the send. Userspace.
     pub injected: u64,
     /// How many segments of a chain come before the last one. Program; only in the server's side.

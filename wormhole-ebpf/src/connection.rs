@@ -4,14 +4,14 @@
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
 use crate::atomic::replace;
-use crate::kernel::{LOWAT, backlog, executable, is_closing, write_seq};
-use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, slot};
+use crate::kernel::{backlog, executable, is_closing, write_seq};
+use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, side, slot};
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_map_delete_elem, bpf_setsockopt, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_hash_update,
+    bpf_get_netns_cookie, bpf_map_delete_elem, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_hash_update,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
@@ -217,20 +217,7 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
     // Last: whoever sees this may use the rest.
     // SAFETY: a byte of the slot.
     unsafe { ptr::write_volatile(&raw mut side.enrolled, 1) };
-    let lowat = LOWAT.load();
-    if lowat != 0 {
-        set_lowat(ctx, lowat);
-    }
     true
-}
-
-/// Keeps what waits unsent in front of a shut window small, so that the relay catches up with a sender that never pauses.
-#[inline(always)]
-fn set_lowat(ctx: &SockOpsContext, mut bytes: u32) {
-    const SOL_TCP: i32 = 6;
-    const TCP_NOTSENT_LOWAT: i32 = 25;
-    // SAFETY: the option's value is 4 bytes of the stack. An old kernel refuses it, and then nothing has changed.
-    let _ = unsafe { bpf_setsockopt(ctx.ops.cast(), SOL_TCP, TCP_NOTSENT_LOWAT, ptr::from_mut(&mut bytes).cast(), 4) };
 }
 
 // === the end ===
@@ -266,10 +253,7 @@ fn note_unread(me: &Member) {
     if !is_closing(me.sock) || backlog(me.sock) == 0 {
         return;
     }
-    let Some(slot) = slot(me.slot) else { return };
-    let [client, server] = &mut slot.sides;
-    let side = if me.role == Role::Client as u32 { client } else { server };
-    if side.generation == me.generation {
+    if let Some(side) = side(me.slot, me.generation, me.role) {
         side.unread = 1;
     }
 }
@@ -280,12 +264,7 @@ fn note_unread(me: &Member) {
 /// The answer comes by TCP then.
 #[inline(always)]
 fn leave(me: &Member) {
-    let Some(slot) = slot(me.slot) else { return };
-    let [client, server] = &mut slot.sides;
-    let side = if me.role == Role::Client as u32 { client } else { server };
-    if side.generation != me.generation {
-        return;
-    }
+    let Some(side) = side(me.slot, me.generation, me.role) else { return };
     // SAFETY: fields that other programs change atomically; what arrived is never more than what was queued.
     let (queued, arrived) = unsafe { (ptr::read_volatile(&raw const side.queued), ptr::read_volatile(&raw const side.arrived)) };
     if queued != arrived || backlog(me.sock) != 0 {

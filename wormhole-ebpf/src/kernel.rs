@@ -38,8 +38,6 @@ settings! {
     OFF_NAME: u32 = 0;
     /// Bytes in front of a reader at which a sender's messages go by TCP.
     LIMIT: u64 = 1;
-    /// `TCP_NOTSENT_LOWAT` of enrolled sockets; 0: left alone.
-    LOWAT: u32 = 0;
 }
 
 /// Kernel memory that a redirected message costs besides its bytes: a `struct sk_msg` of about 700 bytes.

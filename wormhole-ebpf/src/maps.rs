@@ -7,7 +7,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, Queue, RingBuf, SockHash};
 use core::ffi::c_void;
 use core::ptr;
-use wormhole_common::{COUNTS, Count, ExeName, HeadAddr, HeadPort, Member, Slot, Token, Tuple};
+use wormhole_common::{COUNTS, Count, ExeName, HeadAddr, HeadPort, Member, Role, Slot, SlotSide, Token, Tuple};
 
 /// All enrolled sockets, and those of wormholed that put bytes into their queues. The message program is attached here.
 #[map]
@@ -75,6 +75,14 @@ fn storage() -> *mut c_void {
 pub fn slot<'a>(index: u32) -> Option<&'a mut Slot> {
     // SAFETY: the map hands out a pointer to the whole element, which lives as long as the program's map.
     WH_SLOTS.get_ptr_mut(index).and_then(|slot| unsafe { slot.as_mut() })
+}
+
+/// The application's end that `role` names, while the slot is still in this use.
+#[inline(always)]
+pub fn side<'a>(index: u32, generation: u32, role: u32) -> Option<&'a mut SlotSide> {
+    let [client, server] = &mut slot(index)?.sides;
+    let side = if role == Role::Client as u32 { client } else { server };
+    (side.generation == generation).then_some(side)
 }
 
 /// Counts an event.

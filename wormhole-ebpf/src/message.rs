@@ -14,7 +14,7 @@
 
 use crate::atomic::fetch_increment;
 use crate::kernel::{LIMIT, MESSAGE_COST, backlog, write_seq};
-use crate::maps::{WH_SOCKS, count, member, slot};
+use crate::maps::{WH_SOCKS, count, member, side, slot};
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::macros::{fexit, sk_msg};
@@ -53,11 +53,11 @@ pub fn wh_msg(ctx: SkMsgContext) -> u32 {
 /// A message of an application.
 #[inline(always)]
 fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut SlotSide) -> u32 {
-    let size = u64::from(ctx.size());
+    let size = ctx.size();
     if goes_direct(ctx, me, mine, peer) {
-        mine.direct_bytes = mine.direct_bytes.wrapping_add(size);
+        mine.direct_bytes = mine.direct_bytes.wrapping_add(size.into());
     } else {
-        me.whole = write_seq(me.sock).wrapping_add(ctx.size());
+        me.whole = write_seq(me.sock).wrapping_add(size);
     }
     PASS
 }
@@ -78,7 +78,6 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
     if has_room(me, peer) {
         me.stalled = 0;
     } else if !makes_room(me, peer) {
-        mine.full = mine.full.wrapping_add(1);
         count(Count::Full);
         return false;
     }
@@ -186,10 +185,7 @@ pub fn wh_arrived(ctx: FExitContext) -> i32 {
         return 0;
     }
     let Some(me) = member(sk) else { return 0 };
-    let Some(slot) = slot(me.slot) else { return 0 };
-    let [client, server] = &mut slot.sides;
-    let side = if me.role == Role::Client as u32 { client } else { server };
-    if side.generation == me.generation {
+    if let Some(side) = side(me.slot, me.generation, me.role) {
         // SAFETY: an aligned field of the slot, which only atomic operations change.
         unsafe { fetch_increment(&raw mut side.arrived) };
     }
@@ -219,9 +215,9 @@ pub unsafe extern "C" fn wh_backlog(ctx: *mut c_void) -> u32 {
     // SAFETY: the context is the words that wormholed handed in.
     let word = |index: usize| unsafe { *ctx.cast::<u64>().add(index) } as u32;
     let (index, generation, role) = (word(0), word(1), word(2));
-    let Some(slot) = slot(index) else { return 0 };
-    let [client, server] = &slot.sides;
-    let side = if role == Role::Client as u32 { client } else { server };
-    // One that is gone takes nothing; whoever sends learns that from TCP.
-    if side.generation != generation || side.enrolled == 0 { 0 } else { backlog(side.sock).min(u32::MAX.into()) as u32 }
+    match side(index, generation, role) {
+        Some(side) if side.enrolled != 0 => backlog(side.sock).min(u32::MAX.into()) as u32,
+        // One that is gone takes nothing; whoever sends learns that from TCP.
+        _ => 0,
+    }
 }

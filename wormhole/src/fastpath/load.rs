@@ -88,13 +88,11 @@ pub struct Tuning {
     pub limit: u64,
     /// The same for what the relay puts there.
     pub inject_limit: u64,
-    /// `TCP_NOTSENT_LOWAT` of enrolled sockets.
-    pub lowat: u32,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20, lowat: 0 }
+        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20 }
     }
 }
 
@@ -150,7 +148,6 @@ impl Fastpath {
         }
         loader
             .override_global("LIMIT", &tuning.limit, true)
-            .override_global("LOWAT", &tuning.lowat, true)
             .map_max_entries("WH_SLOTS", max)
             .map_max_entries("WH_FREE", max)
             .map_max_entries("WH_TUPLES", max.saturating_mul(2))
@@ -194,8 +191,7 @@ impl Fastpath {
 fn attach(ebpf: &mut Ebpf) -> Result<Option<String>, LoadError> {
     let cgroup = cgroup()?;
     let failed = |name| move |source| LoadError::Program { name, source };
-    let blind = watch_splices(ebpf).err().map(|error| error.to_string());
-    let blind = blind.or(watch_arrivals(ebpf).err().map(|error| error.to_string()));
+    let blind = watch_kernel(ebpf).err().map(|error| error.to_string());
 
     let name = "wh_msg";
     let map = ebpf.map("WH_SOCKS").ok_or(LoadError::Lacks("WH_SOCKS"))?;
@@ -228,25 +224,17 @@ fn backlog_program(ebpf: &mut Ebpf) -> Result<Question, LoadError> {
     Ok(Question::new(fd.map_err(|source| LoadError::Map { name, source })?))
 }
 
-/// Without it only a socket whose queue was never used can leave the map.
-fn watch_arrivals(ebpf: &mut Ebpf) -> Result<(), LoadError> {
-    let name = "wh_arrived";
-    let failed = |source| LoadError::Program { name, source };
-    let btf = AyaBtf::from_sys_fs().map_err(|error| failed(error.into()))?;
-    let program: &mut FExit = program(ebpf, name)?;
-    program.load("tcp_bpf_sendmsg_redir", &btf).map_err(failed)?;
-    program.attach().map_err(failed)?;
-    Ok(())
-}
-
-fn watch_splices(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+/// Watches the kernel's own functions: whoever uses splice(2), and what has arrived in a queue. Each as far as it goes.
+fn watch_kernel(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let failed = |name| move |source| LoadError::Program { name, source };
     let name = "wh_splice";
-    let failed = |source| LoadError::Program { name, source };
-    let btf = AyaBtf::from_sys_fs().map_err(|error| failed(error.into()))?;
-    let program: &mut FEntry = program(ebpf, name)?;
-    program.load("tcp_read_sock", &btf).map_err(failed)?;
-    program.attach().map_err(failed)?;
-    Ok(())
+    let btf = AyaBtf::from_sys_fs().map_err(|error| failed(name)(error.into()))?;
+    let splices = program::<FEntry>(ebpf, name)
+        .and_then(|program| program.load("tcp_read_sock", &btf).and_then(|()| program.attach()).map_err(failed(name)));
+    let name = "wh_arrived";
+    let arrivals = program::<FExit>(ebpf, name)
+        .and_then(|program| program.load("tcp_bpf_sendmsg_redir", &btf).and_then(|()| program.attach()).map_err(failed(name)));
+    splices.map(drop).and(arrivals.map(drop))
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>

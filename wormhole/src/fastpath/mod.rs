@@ -143,16 +143,17 @@ impl Fastpath {
     /// What has happened since the programs were loaded, without what the self-test did.
     pub fn counters(&self) -> Counters {
         let all = self.all_counters();
-        self.tried.get().map_or(all.clone(), |tried| all.without(tried))
+        match self.tried.get() {
+            Some(tried) => all.without(tried),
+            None => all,
+        }
     }
 
     fn all_counters(&self) -> Counters {
         let live = self.live();
         let sum = |ended: &[AtomicU64; 2], of: &dyn Fn(&Pair) -> Bytes| {
             let start = Bytes { to_tail: ended[0].load(Relaxed), to_head: ended[1].load(Relaxed) };
-            live.iter()
-                .map(|pair| of(pair))
-                .fold(start, |a, b| Bytes { to_tail: a.to_tail + b.to_tail, to_head: a.to_head + b.to_head })
+            live.iter().fold(start, |sum, pair| sum + of(pair))
         };
         let mut counts = [0; COUNTS as usize];
         for (key, count) in (0..).zip(&mut counts) {

@@ -3,10 +3,12 @@
 mod error;
 mod head;
 mod site;
+mod spot;
 
 pub use error::SegmentError;
 pub use head::addresses;
 pub use site::{Site, Trace, find};
+pub use spot::Spot;
 
 use crate::docker::Engine as Docker;
 use crate::fastpath::{Fastpath, Owners, Server};
@@ -75,36 +77,6 @@ struct Observed {
 
 /// How long connections of a namespace that is gone may still deliver what is in flight.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// Where a head listens or a tail leads, for finding two that are the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Spot {
-    /// A port in a namespace.
-    Port(crate::netns::NamespaceId, Proto, SocketAddr),
-    /// A socket file: the root's process, or none for the daemon's own, and the path.
-    Path(Option<u32>, String),
-}
-
-impl Spot {
-    /// False for port 0, which stands for any free port and so meets nothing.
-    pub fn leads_somewhere(&self) -> bool {
-        !matches!(self, Self::Port(_, _, addr) if addr.port() == 0)
-    }
-
-    /// True when a listener at `self` would take what goes to `other`, or would stand in its way.
-    pub fn meets(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Port(ns, proto, a), Self::Port(other_ns, other_proto, b)) => {
-                let (a_ip, b_ip) = (a.ip().to_canonical(), b.ip().to_canonical());
-                ns == other_ns
-                    && proto == other_proto
-                    && a.port() == b.port()
-                    && (a_ip == b_ip || a_ip.is_unspecified() || b_ip.is_unspecified())
-            }
-            (a, b) => a == b,
-        }
-    }
-}
 
 impl Segment {
     /// A segment that does nothing yet; [`Segment::reconcile`] brings it to life. `port` is the one that it had in an
