@@ -201,8 +201,8 @@ pub struct SlotSide {
     pub sock: u64,
     /// Bytes that this side sent straight into the other's queue. Program.
     pub direct_bytes: u64,
-    /// Messages of [`SlotSide::queued`] that are not on their way any more. Programs, atomically.
-    pub arrived: u64,
+    /// Address of wormholed's socket that puts bytes into this side's queue. Program.
+    pub door: u64,
     /// Bytes of this side that userspace has put into the other's queue, published after the send. Userspace.
     pub injected: u64,
     /// How many segments of a chain come before the last one. Program; only in the server's side.

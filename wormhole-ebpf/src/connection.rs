@@ -3,9 +3,10 @@
 //! A stranger's connect costs one look-up (is there a head on that port in that namespace?), a stranger's accept another
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
-use crate::atomic::replace;
-use crate::kernel::{backlog, executable, is_closing, write_seq};
+use crate::atomic::{fetch_add, replace};
+use crate::kernel::{backlog, executable, is_closing, is_drained, is_left_alone, is_owned, write_seq};
 use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, side, slot};
+use crate::wait::wait_until;
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
@@ -21,6 +22,9 @@ use wormhole_common::{
     Count, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role,
     SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
 };
+
+/// How long a socket that is half-closed waits for a system call of another one to end, in nanoseconds.
+const LEAVE_NS: u64 = 50_000;
 
 /// What a `sock_ops` program answers when it has nothing to say.
 const GO_ON: u32 = 1;
@@ -59,7 +63,7 @@ fn connecting(ctx: &SockOpsContext) {
     if let Some(me) = member(sk) {
         me.tuple = tuple;
         if me.role == Role::ToServer as u32 {
-            announce(ctx, me);
+            announce(ctx, sk, me);
             return;
         }
         // A socket that is connected for the second time.
@@ -82,7 +86,7 @@ fn connecting(ctx: &SockOpsContext) {
 
 /// wormholed connects to a tail: whoever accepts there is the server, or the next segment of a chain.
 #[inline(always)]
-fn announce(ctx: &SockOpsContext, me: &mut Member) {
+fn announce(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member) {
     let Some(slot) = slot(me.slot) else { return };
     let [_, server] = &mut slot.sides;
     if server.generation != me.generation {
@@ -95,6 +99,9 @@ fn announce(ctx: &SockOpsContext, me: &mut Member) {
     watch(ctx);
     let (kind, hops) = if head.is_some() { (TOKEN_LINK, me.hop + 1) } else { (TOKEN_SERVER, me.hop) };
     server.hops = hops;
+    // The last one of a chain stays: it is the one that leads to the server.
+    // SAFETY: the helper gives null or the same socket.
+    server.door = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
     let token = Token { slot: me.slot, generation: me.generation, kind, detail: hops };
     // One that cannot be left: the other end is not found, and the connection is relayed.
     let _ = WH_TUPLES.insert(&me.tuple, &token, BPF_ANY.into());
@@ -170,7 +177,13 @@ fn accepted(ctx: &SockOpsContext) {
     // SAFETY: nobody changes a value of this map in place.
     let Some(token) = (unsafe { WH_TUPLES.get(&tuple) }).copied() else { return };
     let sk = socket(ctx);
-    if token.kind != TOKEN_SERVER || sk.is_null() {
+    if sk.is_null() {
+        return;
+    }
+    if token.kind == TOKEN_CLIENT {
+        meet(sk, &token);
+    }
+    if token.kind != TOKEN_SERVER {
         return;
     }
     let _ = WH_TUPLES.remove(&tuple);
@@ -193,6 +206,14 @@ fn accepted(ctx: &SockOpsContext) {
         me.state = MEMBER_REFUSED;
         count(Count::NoRoom);
     }
+}
+
+/// wormholed's end of an enrolled client's connection: what it sends may be put into the client's queue.
+#[inline(always)]
+fn meet(sk: *mut c_void, token: &Token) {
+    let Some(client) = side(token.slot, token.generation, Role::Client as u32) else { return };
+    // SAFETY: the helper gives null or the same socket.
+    client.door = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
 }
 
 /// Puts the socket into the map, and says so in the slot.
@@ -262,16 +283,30 @@ fn note_unread(me: &Member) {
 /// with EAGAIN when the FIN is acknowledged (tcp_msg_wait_data in net/ipv4/tcp_bpf.c takes any wake-up for the end of it).
 /// So the socket leaves the map first, if its queue is empty and nothing is on its way into it, for that would be lost.
 /// The answer comes by TCP then.
+///
+/// Nothing is on its way: the program of a sender runs, and takes a reference to the receiver, while the sender's socket
+/// is owned. So once neither sender's is, every message that was counted before has its reference or has arrived; and it
+/// arrives under the lock of this socket, which shutdown(2) holds.
 #[inline(always)]
 fn leave(me: &Member) {
-    let Some(side) = side(me.slot, me.generation, me.role) else { return };
-    // SAFETY: fields that other programs change atomically; what arrived is never more than what was queued.
-    let (queued, arrived) = unsafe { (ptr::read_volatile(&raw const side.queued), ptr::read_volatile(&raw const side.arrived)) };
-    if queued != arrived || backlog(me.sock) != 0 {
+    let Some(slot) = slot(me.slot) else { return };
+    let [client, server] = &mut slot.sides;
+    let (mine, peer) = if me.role == Role::Client as u32 { (client, server) } else { (server, client) };
+    if mine.generation != me.generation {
         return;
     }
-    // SAFETY: an aligned field of the slot, which only atomic operations change.
-    if !unsafe { replace(&raw mut side.queued, queued, queued | LEFT) } {
+    // SAFETY: an aligned field of the slot, which only atomic operations change; adding nothing orders what is read later.
+    let queued = unsafe { fetch_add(&raw mut mine.queued, 0) };
+    if !wait_until::<128>(LEAVE_NS, || !is_owned(peer.sock) && !is_owned(mine.door)) {
+        return;
+    }
+    // SAFETY: as above.
+    unsafe { fetch_add(&raw mut mine.queued, 0) };
+    if !is_left_alone(me.sock) || !is_drained(me.sock) {
+        return;
+    }
+    // SAFETY: as above.
+    if !unsafe { replace(&raw mut mine.queued, queued, queued | LEFT) } {
         return;
     }
     let mut key = socket_key(me.slot, me.generation, me.role);

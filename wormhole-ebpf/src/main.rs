@@ -16,6 +16,8 @@ mod message;
 mod options;
 #[cfg(target_arch = "bpf")]
 mod splice;
+#[cfg(target_arch = "bpf")]
+mod wait;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

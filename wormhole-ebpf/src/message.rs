@@ -12,13 +12,14 @@
 //! 4. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,
 //!    and it sticks to the socket for the same reason as above.
 
-use crate::atomic::fetch_increment;
+use crate::atomic::fetch_add;
 use crate::kernel::{LIMIT, MESSAGE_COST, backlog, write_seq};
 use crate::maps::{WH_SOCKS, count, member, side, slot};
+use crate::wait::wait_until;
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use aya_ebpf::macros::{fexit, sk_msg};
-use aya_ebpf::programs::{FExitContext, SkMsgContext};
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_ebpf::macros::sk_msg;
+use aya_ebpf::programs::SkMsgContext;
 use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{Count, LEFT, Member, Role, SlotSide, socket_key};
@@ -27,10 +28,6 @@ const PASS: u32 = 1;
 /// How long a sender waits for the relay or for the reader, in nanoseconds: a few times what it takes them to move a
 /// message of the usual size, and less than what it costs to go by TCP and to come back.
 const WAIT_NS: u64 = 200_000;
-/// So often it asks at most: the verifier follows every round, and gives up after 8192 branches.
-const WAIT_ROUNDS: u32 = 512;
-/// Looks at the clock in a round; they are the pause between two questions.
-const WAIT_PAUSE: u32 = 16;
 
 #[sk_msg]
 pub fn wh_msg(ctx: SkMsgContext) -> u32 {
@@ -106,7 +103,7 @@ fn catches_up(mine: &SlotSide, passed: u32) -> bool {
     if mover == 0 || mover == unsafe { bpf_get_smp_processor_id() } + 1 {
         return false;
     }
-    wait_until(|| injected(mine) == passed)
+    wait_until::<512>(WAIT_NS, || injected(mine) == passed)
 }
 
 #[inline(always)]
@@ -130,7 +127,7 @@ fn makes_room(me: &mut Member, peer: &SlotSide) -> bool {
         me.spare -= 1;
         return false;
     }
-    let made = wait_until(|| has_room(me, peer));
+    let made = wait_until::<512>(WAIT_NS, || has_room(me, peer));
     if made {
         me.vain = 0;
     } else {
@@ -140,56 +137,19 @@ fn makes_room(me: &mut Member, peer: &SlotSide) -> bool {
     made
 }
 
-/// Asks again and again, for [`WAIT_NS`] at most.
-#[inline(always)]
-fn wait_until(mut done: impl FnMut() -> bool) -> bool {
-    // SAFETY: no arguments.
-    let now = || unsafe { bpf_ktime_get_ns() };
-    let end = now() + WAIT_NS;
-    for _ in 0..WAIT_ROUNDS {
-        if done() {
-            return true;
-        }
-        let mut at = 0;
-        for _ in 0..WAIT_PAUSE {
-            at = now();
-        }
-        if at > end {
-            return false;
-        }
-    }
-    false
-}
-
 /// Into the queue of `peer`, unless it is not, or no longer, there.
 ///
-/// A socket may leave the map while its queue is empty and nothing is on its way; the counter is what both agree by.
+/// A socket leaves the map only while its queue is empty and nothing is on its way; the counter is what both agree by: it
+/// is raised before the socket is looked up, under the sender's lock.
 #[inline(always)]
 fn redirect(ctx: &SkMsgContext, peer: &mut SlotSide, key: u64) -> bool {
     // SAFETY: an aligned field of the slot, which only atomic operations change.
-    let before = unsafe { fetch_increment(&raw mut peer.queued) };
+    let before = unsafe { fetch_add(&raw mut peer.queued, 1) };
     if before & LEFT == 0 && WH_SOCKS.redirect_msg(ctx, key, BPF_F_INGRESS.into()) == i64::from(PASS) {
         return true;
     }
-    // SAFETY: as above.
-    unsafe { fetch_increment(&raw mut peer.arrived) };
     count(Count::Gone);
     false
-}
-
-/// `fexit/tcp_bpf_sendmsg_redir`: a redirected message is in the receiver's queue now, or never will be.
-#[fexit(function = "tcp_bpf_sendmsg_redir")]
-pub fn wh_arrived(ctx: FExitContext) -> i32 {
-    let sk: *mut c_void = ctx.arg(0);
-    if sk.is_null() {
-        return 0;
-    }
-    let Some(me) = member(sk) else { return 0 };
-    if let Some(side) = side(me.slot, me.generation, me.role) {
-        // SAFETY: an aligned field of the slot, which only atomic operations change.
-        unsafe { fetch_increment(&raw mut side.arrived) };
-    }
-    0
 }
 
 /// Bytes that wormholed read from one application and puts into the queue of the other, whose side is `peer`.
