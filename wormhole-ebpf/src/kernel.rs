@@ -40,6 +40,8 @@ settings! {
     OFF_TIMER_3: u32 = 0;
     /// `tcp_sock.write_seq`.
     OFF_WRITE_SEQ: u32 = 0;
+    /// `sock.sk_userlocks`, in bits.
+    BIT_USERLOCKS: u32 = 0;
     /// `task_struct.mm`.
     OFF_MM: u32 = 0;
     /// `mm_struct.exe_file`.
@@ -72,6 +74,17 @@ pub fn backlog(sock: u64) -> u64 {
 #[inline(always)]
 pub fn write_seq(sock: u64) -> u32 {
     read(sock, &OFF_WRITE_SEQ).unwrap_or_default()
+}
+
+/// True when the application has set the size of its send buffer (SO_SNDBUF). Then, or when it cannot be told.
+#[inline(always)]
+pub fn has_own_buffer(sock: u64) -> bool {
+    /// `SOCK_SNDBUF_LOCK`.
+    const SNDBUF: u8 = 1;
+    let bit = BIT_USERLOCKS.load();
+    // SAFETY: as in `read`.
+    let locks = unsafe { bpf_probe_read_kernel(sock.wrapping_add(u64::from(bit / 8)) as *const u8) };
+    !locks.is_ok_and(|locks| (locks >> (bit % 8)) & SNDBUF == 0)
 }
 
 /// True when nothing that was redirected to this socket waits in it.

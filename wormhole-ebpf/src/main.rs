@@ -15,6 +15,8 @@ mod message;
 #[cfg(target_arch = "bpf")]
 mod options;
 #[cfg(target_arch = "bpf")]
+mod questions;
+#[cfg(target_arch = "bpf")]
 mod splice;
 #[cfg(target_arch = "bpf")]
 mod wait;

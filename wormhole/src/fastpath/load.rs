@@ -86,13 +86,11 @@ pub struct Tuning {
     pub max_pairs: u32,
     /// Bytes in front of a reader at which a sender's messages go by TCP.
     pub limit: u64,
-    /// The same for what the relay puts there.
-    pub inject_limit: u64,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20 }
+        Self { max_pairs: 65_536, limit: 4 << 20 }
     }
 }
 
@@ -129,6 +127,7 @@ impl Offsets {
             ("OFF_TIMER_2", timer(&btf, &[("inet_connection_sock", "icsk_delack_timer")])),
             ("OFF_TIMER_3", timer(&btf, &[("sock", "sk_timer"), ("inet_connection_sock", "icsk_keepalive_timer")])),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
+            ("BIT_USERLOCKS", btf.bit("sock", &["sk_userlocks"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
             ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
             ("OFF_DENTRY", btf.offset("file", &["f_path", "dentry"])?),
@@ -182,8 +181,9 @@ impl Fastpath {
                     Slots::map(fd, max).map_err(|source| LoadError::Map { name: "WH_SLOTS", source })?
                 },
                 max_pairs: max,
-                inject_limit: tuning.inject_limit,
-                backlog: backlog_program(&mut ebpf)?,
+                limit: tuning.limit,
+                backlog: question(&mut ebpf, "wh_backlog")?,
+                quiet: question(&mut ebpf, "wh_quiet")?,
                 cpus: aya::util::nr_cpus().map_or(1, |cpus| cpus),
                 pairs: Mutex::default(),
                 heads_of: Mutex::new(HashMap::new()),
@@ -227,8 +227,7 @@ fn attach(ebpf: &mut Ebpf) -> Result<Option<String>, LoadError> {
 }
 
 /// Loaded and never attached: it is run when somebody wants to know.
-fn backlog_program(ebpf: &mut Ebpf) -> Result<Question, LoadError> {
-    let name = "wh_backlog";
+fn question(ebpf: &mut Ebpf, name: &'static str) -> Result<Question, LoadError> {
     let failed = |source| LoadError::Program { name, source };
     let program: &mut RawTracePoint = program(ebpf, name)?;
     program.load().map_err(failed)?;
