@@ -193,7 +193,7 @@ pub struct SlotSide {
     pub enrolled: u8,
     /// 1 when the application closed the socket with redirected bytes unread: TCP would have sent a reset. Program.
     pub unread: u8,
-    /// 1 when the application used splice(2) on it. Program.
+    /// 1 when the application used splice(2) on it. Program, or the watchdog.
     pub spliced: u8,
     /// 1 when nothing shall be redirected any more. Userspace, or the program that saw a splice.
     pub off: u8,
@@ -226,6 +226,11 @@ pub struct Slot {
 
 /// What `wh_backlog` is asked, as the words of a raw tracepoint's context: slot, generation, [`Role`].
 pub const BACKLOG_WORDS: usize = 3;
+
+/// What `wh_reader` is asked, as the fourth word after those of `wh_backlog`: bytes that were redirected and not read.
+pub const ASK_REDIRECTED: u32 = 0;
+/// Or the number of the socket's inode.
+pub const ASK_INODE: u32 = 1;
 
 /// What the program that saw a splice(2) on an enrolled socket tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

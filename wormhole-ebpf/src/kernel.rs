@@ -26,6 +26,12 @@ settings! {
     OFF_USER_DATA: u32 = 0;
     /// `sk_psock.state`.
     OFF_STATE: u32 = 0;
+    /// `sk_psock.ingress_msg`: the list of redirected messages.
+    OFF_INGRESS: u32 = 0;
+    /// `sock.sk_socket`.
+    OFF_SOCKET: u32 = 0;
+    /// `socket_alloc.vfs_inode.i_ino`; a `socket_alloc` begins with the `socket`.
+    OFF_INODE: u32 = 0;
     /// `tcp_sock.write_seq`.
     OFF_WRITE_SEQ: u32 = 0;
     /// `task_struct.mm`.
@@ -62,12 +68,33 @@ pub fn write_seq(sock: u64) -> u32 {
     read(sock, &OFF_WRITE_SEQ).unwrap_or_default()
 }
 
+/// Flags that the kernel keeps in the lowest bits of `sk_user_data` (`SK_USER_DATA_PTRMASK`).
+const FLAGS: u64 = 7;
+
+/// True when redirected messages wait in front of the owner of this socket; not what came by TCP.
+#[inline(always)]
+pub fn has_redirected(sock: u64) -> bool {
+    let queue = read::<u64>(sock, &OFF_USER_DATA).unwrap_or_default() & !FLAGS;
+    if queue == 0 {
+        return false;
+    }
+    // The first element of a list that is empty is the list.
+    read::<u64>(queue, &OFF_INGRESS).is_some_and(|first| first != queue.wrapping_add(OFF_INGRESS.load().into()))
+}
+
+/// Number of the socket's inode; 0 when no application holds it.
+#[inline(always)]
+pub fn inode(sock: u64) -> u64 {
+    match read::<u64>(sock, &OFF_SOCKET) {
+        Some(socket) if socket != 0 => read(socket, &OFF_INODE).unwrap_or_default(),
+        _ => 0,
+    }
+}
+
 /// True when the socket is being closed: both directions are shut, and it is not in the map any more, which it leaves
 /// when it is closed, and not when its sending side is shut after the other side has sent its FIN.
 #[inline(always)]
 pub fn is_closing(sock: u64) -> bool {
-    /// Flags that the kernel keeps in the lowest bits (`SK_USER_DATA_PTRMASK`).
-    const FLAGS: u64 = 7;
     /// `BIT(SK_PSOCK_TX_ENABLED)`: close(2) takes it from a queue that somebody is still writing into.
     const OPEN: u64 = 1;
     if read::<u8>(sock, &OFF_SHUTDOWN) != Some(3) {

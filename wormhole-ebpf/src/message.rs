@@ -13,7 +13,7 @@
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_increment;
-use crate::kernel::{LIMIT, MESSAGE_COST, backlog, write_seq};
+use crate::kernel::{LIMIT, MESSAGE_COST, backlog, has_redirected, write_seq};
 use crate::maps::{WH_SOCKS, count, member, side, slot};
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
@@ -195,7 +195,11 @@ pub fn wh_arrived(ctx: FExitContext) -> i32 {
 /// Bytes that wormholed read from one application and puts into the queue of the other, whose side is `peer`.
 #[inline(always)]
 fn inject(ctx: &SkMsgContext, me: &Member, peer: &mut SlotSide) -> u32 {
-    if peer.generation != me.generation || peer.enrolled == 0 || peer.spliced != 0 {
+    if peer.generation != me.generation || peer.enrolled == 0 {
+        return PASS;
+    }
+    // Whoever uses splice(2) sees what comes by TCP only. But not past what waits there already: that reader will be reset.
+    if peer.spliced != 0 && !has_redirected(peer.sock) {
         return PASS;
     }
     // By TCP when the receiver has closed: its kernel answers with a reset then, as it should.

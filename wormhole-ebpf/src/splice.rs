@@ -1,13 +1,16 @@
 //! `fentry/tcp_read_sock`: splice(2) reads a TCP socket's own queue through this function and does not see redirected
 //! bytes. An application that does it on an enrolled socket must be known before it waits for ever.
+//!
+//! Where the kernel lets nobody watch its functions, userspace looks for readers that stand still; `wh_reader` is what it
+//! asks about them.
 
-use crate::kernel::executable;
-use crate::maps::{WH_EVENTS, WH_EXES, member, slot};
+use crate::kernel::{backlog, executable, has_redirected, inode};
+use crate::maps::{WH_EVENTS, WH_EXES, member, side, slot};
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::macros::fentry;
 use aya_ebpf::programs::FEntryContext;
 use core::ffi::c_void;
-use wormhole_common::{MEMBER_ENROLLED, Role, SpliceEvent};
+use wormhole_common::{ASK_INODE, MEMBER_ENROLLED, Role, SpliceEvent};
 
 #[fentry(function = "tcp_read_sock")]
 pub fn wh_splice(ctx: FEntryContext) -> i32 {
@@ -33,4 +36,24 @@ pub fn wh_splice(ctx: FEntryContext) -> i32 {
     let event = SpliceEvent { slot: me.slot, generation: me.generation, role: me.role, pad: 0, exe };
     let _ = WH_EVENTS.output::<SpliceEvent>(event, 0);
     0
+}
+
+/// Answers what is asked about a reader: how much was redirected to it and not read (0 when what waits came by TCP), or
+/// the number of its socket's inode. Run like `wh_backlog`, and as that not by aya's macro.
+///
+/// # Safety
+/// The context is four words: slot, generation, role, and [`ASK_INODE`] or another. The verifier checks that no more is
+/// read.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub unsafe extern "C" fn wh_reader(ctx: *mut c_void) -> u32 {
+    // SAFETY: the context is the words that wormholed handed in.
+    let word = |index: usize| unsafe { *ctx.cast::<u64>().add(index) } as u32;
+    let (index, generation, role, what) = (word(0), word(1), word(2), word(3));
+    match side(index, generation, role) {
+        Some(side) if side.enrolled == 0 => 0,
+        Some(side) if what == ASK_INODE => inode(side.sock) as u32,
+        Some(side) if has_redirected(side.sock) => backlog(side.sock).clamp(1, u32::MAX.into()) as u32,
+        _ => 0,
+    }
 }

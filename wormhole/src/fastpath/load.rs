@@ -122,6 +122,9 @@ impl Offsets {
             ("OFF_SHUTDOWN", btf.offset("sock", &["sk_shutdown"])?),
             ("OFF_USER_DATA", btf.offset("sock", &["sk_user_data"])?),
             ("OFF_STATE", btf.offset("sk_psock", &["state"])?),
+            ("OFF_INGRESS", btf.offset("sk_psock", &["ingress_msg"])?),
+            ("OFF_SOCKET", btf.offset("sock", &["sk_socket"])?),
+            ("OFF_INODE", btf.offset("socket_alloc", &["vfs_inode", "i_ino"])?),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
             ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
@@ -171,7 +174,8 @@ impl Fastpath {
                 },
                 max_pairs: max,
                 inject_limit: tuning.inject_limit,
-                backlog: backlog_program(&mut ebpf)?,
+                backlog: question(&mut ebpf, "wh_backlog")?,
+                reader: question(&mut ebpf, "wh_reader")?,
                 cpus: aya::util::nr_cpus().map_or(1, |cpus| cpus),
                 pairs: Mutex::default(),
                 heads_of: Mutex::new(HashMap::new()),
@@ -215,8 +219,7 @@ fn attach(ebpf: &mut Ebpf) -> Result<Option<String>, LoadError> {
 }
 
 /// Loaded and never attached: it is run when somebody wants to know.
-fn backlog_program(ebpf: &mut Ebpf) -> Result<Question, LoadError> {
-    let name = "wh_backlog";
+fn question(ebpf: &mut Ebpf, name: &'static str) -> Result<Question, LoadError> {
     let failed = |source| LoadError::Program { name, source };
     let program: &mut RawTracePoint = program(ebpf, name)?;
     program.load().map_err(failed)?;

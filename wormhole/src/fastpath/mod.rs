@@ -19,14 +19,17 @@ mod pair;
 mod selftest;
 mod slots;
 mod sys;
+mod watchdog;
 mod why;
 
 pub use embedded::{Embedded, EmbeddedError, inspect_embedded};
+pub use events::{Spliced, Splices};
 pub use heads::{Gate, HeadGuard};
 pub use load::{LoadError, Tuning};
 pub use owners::{Owners, Server};
 pub use pair::{Link, Pair};
 pub use selftest::{Probe, SelfTest, run as self_test};
+pub use watchdog::Watchdog;
 pub use why::Why;
 
 use crate::model::Bytes;
@@ -63,6 +66,8 @@ pub struct Fastpath {
     inject_limit: u64,
     /// Says how much waits in front of an application.
     backlog: Question,
+    /// Says what the watchdog asks about an application that does not read.
+    reader: Question,
     cpus: usize,
     /// Who may be joined by a further segment, by slot.
     pairs: Mutex<HashMap<u32, Weak<Pair>>>,

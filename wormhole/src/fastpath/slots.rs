@@ -83,6 +83,18 @@ impl Side<'_> {
         unsafe { AtomicU64::from_ptr(&raw mut (*self.at).injected) }.store(injected, Release);
     }
 
+    /// Says that the application used splice(2) on it. False when that was known.
+    pub fn set_spliced(self) -> bool {
+        // SAFETY: as above.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.at).spliced) }.swap(1, Release) == 0
+    }
+
+    /// Nothing more goes straight to the other side.
+    pub fn set_off(self) {
+        // SAFETY: as above.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.at).off) }.store(1, Release);
+    }
+
     /// Says that the relay is at it on this cpu, or with `None` that it is not.
     pub fn set_mover(self, cpu: Option<usize>) {
         let mover = cpu.and_then(|cpu| u32::try_from(cpu).ok()).map_or(0, |cpu| cpu + 1);
