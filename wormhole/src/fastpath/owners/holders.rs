@@ -42,11 +42,11 @@ pub fn holders(sockets: &BTreeMap<u64, NamespaceId>) -> BTreeMap<u64, Vec<Holder
     found
 }
 
-/// Who holds the socket of this inode, in any namespace.
-pub fn holders_of(socket: u64) -> Vec<Holder> {
+/// Who holds the sockets of these inodes, wherever they are.
+pub fn holders_of(sockets: &BTreeSet<u64>) -> BTreeMap<u64, Vec<Holder>> {
     let mut found = BTreeMap::new();
-    collect(&processes(), |inode| inode == socket, &mut found);
-    found.remove(&socket).unwrap_or_default()
+    collect(&processes(), |inode| sockets.contains(&inode), &mut found);
+    found
 }
 
 fn collect(pids: &[u32], wanted: impl Fn(u64) -> bool, found: &mut BTreeMap<u64, Vec<Holder>>) {

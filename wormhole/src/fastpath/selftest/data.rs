@@ -98,7 +98,8 @@ pub fn splice(rig: &Rig<'_>) -> io::Result<Seen> {
             .to_owned(),
         (_, false, Some(why)) => {
             format!(
-                "splice(2) does not see redirected bytes, and it is not noticed ({why}): keep who uses it in --fastpath-except"
+                "splice(2) does not see redirected bytes, and the kernel does not tell who uses it ({why}): the watchdog finds who \
+                 waits in it or polls; keep Go programs that use it in --fastpath-except"
             )
         }
         (_, false, None) => {

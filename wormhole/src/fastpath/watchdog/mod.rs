@@ -10,9 +10,8 @@ mod stall;
 mod trace;
 
 use super::{Fastpath, Pair, Role, Spliced};
-use proof::Suspect;
 use stall::Stall;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +54,7 @@ impl Watchdog {
 /// A connection that rests costs two loads from memory, one that moves a question to a program for each direction.
 fn look(fastpath: &Fastpath, stalls: &mut HashMap<End, Stall>) -> Vec<Spliced> {
     let mut before = std::mem::take(stalls);
-    let (mut found, mut suspects) = (Vec::new(), Vec::new());
+    let (mut found, mut suspects) = (Vec::new(), BTreeMap::new());
     // Where the kernel tells who uses splice(2), nobody need be suspected.
     let blind = fastpath.blind().is_some();
     for pair in fastpath.live() {
@@ -69,16 +68,25 @@ fn look(fastpath: &Fastpath, stalls: &mut HashMap<End, Stall>) -> Vec<Spliced> {
                 let end = (pair.slot(), pair.generation(), role.side());
                 let mut stall = before.remove(&end).unwrap_or_default();
                 if is_suspect(&pair, role, &mut stall) {
-                    suspects.push(Suspect { pair: Arc::clone(&pair), role });
+                    suspects.insert(u64::from(pair.inode(role)), (Arc::clone(&pair), role));
                 }
                 stalls.insert(end, stall);
             }
         }
     }
-    found.extend(proof::search(&suspects).into_iter().map(|(suspect, exe)| {
-        suspect.pair.set_spliced(suspect.role);
-        fastpath.note(Spliced { pair: Some(Arc::clone(&suspect.pair)), role: suspect.role, exe })
-    }));
+    // Nobody holds it any more, or not yet.
+    suspects.remove(&0);
+    if suspects.is_empty() {
+        return found;
+    }
+    let sockets: BTreeSet<u64> = suspects.keys().copied().collect();
+    for (socket, exe) in proof::search(&sockets) {
+        // Asked once more: one that goes on by now is none of ours.
+        if let Some((pair, role)) = suspects.remove(&socket).filter(|(pair, role)| pair.redirected(*role) > 0) {
+            pair.set_spliced(role);
+            found.push(fastpath.note(Spliced { pair: Some(pair), role, exe: exe.to_string() }));
+        }
+    }
     found
 }
 

@@ -8,9 +8,9 @@
 //! One that asks for edges (epoll with EPOLLET, as Go's runtime does) waits in silence, as a reader does that has stopped.
 //! Nothing proves anything there.
 
-use super::super::owners::{Holder, holders_of, socket_inode};
-use super::super::{Pair, Role};
+use super::super::owners::{holders_of, socket_inode};
 use super::trace;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,24 +19,16 @@ use std::time::Duration;
 const SAMPLE: Duration = Duration::from_millis(300);
 /// One that used less than one in so many parts of that time does not run in a circle.
 const BUSY: u32 = 4;
+/// So many threads of a process are watched at most, the busiest.
+const WATCHED: usize = 4;
 
-/// An application that has stood still.
-#[derive(Debug)]
-pub struct Suspect {
-    /// Its connection.
-    pub pair: Arc<Pair>,
-    /// Which of the two.
-    pub role: Role,
-}
-
-/// A thread that was running when it was looked at.
-struct Running<'a> {
-    suspect: &'a Suspect,
-    inode: u64,
+/// A process that holds sockets whose reader stands still.
+#[derive(Debug, Default)]
+struct Process {
     exe: Arc<str>,
-    pid: u32,
-    tid: u32,
-    ticks: u64,
+    sockets: BTreeSet<u64>,
+    /// Threads that were running, and the time that each had used.
+    running: Vec<(u32, u64)>,
 }
 
 /// What a thread does, as /proc/PID/task/TID/syscall shows it.
@@ -50,29 +42,42 @@ enum Doing {
     Unknown,
 }
 
-/// Those of the suspects that use splice(2) on their socket, and the executables that do.
-pub fn search(suspects: &[Suspect]) -> Vec<(&Suspect, String)> {
-    let (mut proven, mut running) = (Vec::new(), Vec::new());
-    for suspect in suspects {
-        let inode = u64::from(suspect.pair.inode(suspect.role));
-        let holders = if inode == 0 { Vec::new() } else { holders_of(inode) };
-        match holders.iter().find(|holder| waits(holder.pid, inode)) {
-            Some(guilty) => proven.push((suspect, exe(guilty).to_string())),
-            None => running.extend(holders.iter().flat_map(|holder| runs(suspect, inode, holder))),
+/// Those of these sockets, by inode, that somebody reads by splice(2), and the executable that does.
+pub fn search(sockets: &BTreeSet<u64>) -> BTreeMap<u64, Arc<str>> {
+    let mut processes: BTreeMap<u32, Process> = BTreeMap::new();
+    for (socket, holders) in holders_of(sockets) {
+        for holder in holders {
+            let process = processes.entry(holder.pid).or_default();
+            process.exe = holder.exe.unwrap_or_default();
+            process.sockets.insert(socket);
         }
     }
-    if !running.is_empty() {
+    let mut guilty = BTreeMap::new();
+    for (pid, process) in &mut processes {
+        for tid in threads(*pid) {
+            match doing(*pid, tid) {
+                Doing::Waiting(libc::SYS_splice, fd) => {
+                    let socket = socket_at(*pid, fd).filter(|inode| process.sockets.contains(inode));
+                    guilty.extend(socket.map(|inode| (inode, Arc::clone(&process.exe))));
+                }
+                Doing::Running => process.running.push((tid, ticks(*pid, tid))),
+                Doing::Waiting(..) | Doing::Unknown => {}
+            }
+        }
+    }
+    if processes.values().any(|process| !process.running.is_empty()) {
         pause();
     }
-    for Running { suspect, inode, exe, pid, tid, ticks } in running {
-        let used = self::ticks(pid, tid).saturating_sub(ticks);
-        let known = proven.iter().any(|(known, _)| std::ptr::eq(*known, suspect));
-        // The queue is asked once more: a reader that goes on by now is none of ours.
-        if !known && used >= enough() && trace::splices(pid, tid, inode) && suspect.pair.redirected(suspect.role) > 0 {
-            proven.push((suspect, exe.to_string()));
+    for (pid, process) in processes {
+        let used = |(tid, before): &(u32, u64)| (ticks(pid, *tid).saturating_sub(*before), *tid);
+        let mut busy: Vec<(u64, u32)> = process.running.iter().map(used).filter(|(used, _)| *used >= enough()).collect();
+        busy.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, tid) in busy.into_iter().take(WATCHED) {
+            let found = trace::splices(pid, tid, &process.sockets);
+            guilty.extend(found.into_iter().map(|inode| (inode, Arc::clone(&process.exe))));
         }
     }
-    proven
+    guilty
 }
 
 #[expect(clippy::disallowed_methods, reason = "on a thread of the blocking pool, which carries no connection")]
@@ -84,25 +89,6 @@ fn pause() {
 fn enough() -> u64 {
     let sample = u64::try_from(SAMPLE.as_millis()).unwrap_or(u64::MAX);
     (rustix::param::clock_ticks_per_second() * sample / 1000 / u64::from(BUSY)).max(1)
-}
-
-fn exe(holder: &Holder) -> Arc<str> {
-    holder.exe.clone().unwrap_or_default()
-}
-
-/// True when a thread of this process waits in splice(2) for bytes of the socket.
-fn waits(pid: u32, inode: u64) -> bool {
-    threads(pid).into_iter().any(|tid| match doing(pid, tid) {
-        Doing::Waiting(libc::SYS_splice, fd) => is_socket(pid, fd, inode),
-        _ => false,
-    })
-}
-
-fn runs<'a>(suspect: &'a Suspect, inode: u64, holder: &Holder) -> Vec<Running<'a>> {
-    let (pid, exe) = (holder.pid, exe(holder));
-    let running = threads(pid).into_iter().filter(|tid| doing(pid, *tid) == Doing::Running);
-    let note = |tid| Running { suspect, inode, exe: Arc::clone(&exe), pid, tid, ticks: ticks(pid, tid) };
-    running.map(note).collect()
 }
 
 fn threads(pid: u32) -> Vec<u32> {
@@ -128,11 +114,11 @@ fn parse(text: &str) -> Doing {
     }
 }
 
-/// True when descriptor `fd` of this process is the socket.
-pub(super) fn is_socket(pid: u32, fd: u64, inode: u64) -> bool {
+/// The inode of the socket that is descriptor `fd` of this process.
+pub(super) fn socket_at(pid: u32, fd: u64) -> Option<u64> {
     // An int, of which a caller may leave anything in the upper half.
     let fd = fd & u64::from(u32::MAX);
-    fs::read_link(format!("/proc/{pid}/fd/{fd}")).is_ok_and(|link| socket_inode(&link) == Some(inode))
+    socket_inode(&fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?)
 }
 
 /// Time that a thread has used, in clock ticks.
@@ -152,10 +138,11 @@ fn used(stat: &str) -> Option<u64> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use rustix::pipe::SpliceFlags;
+    use rustix::net::{RecvFlags, SendFlags, recv, send};
+    use rustix::pipe::{SpliceFlags, pipe, splice};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsRawFd;
-    use std::sync::mpsc::channel;
+    use std::thread::JoinHandle;
     use std::time::Instant;
 
     #[test]
@@ -175,50 +162,38 @@ mod tests {
         assert_eq!(used("7 (a) R 1"), None);
     }
 
-    fn pair() -> (TcpStream, TcpStream, u64) {
+    /// A socket, its inode, and a thread that does something with its other end.
+    fn reader(read: impl FnOnce(TcpStream) + Send + 'static) -> (TcpStream, u64, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
-        let inode = socket_inode(&fs::read_link(format!("/proc/self/fd/{}", far.as_raw_fd())).unwrap()).unwrap();
-        (near, far, inode)
-    }
-
-    fn until(mut done: impl FnMut() -> bool) {
-        let began = Instant::now();
-        while !done() {
-            assert!(began.elapsed() < Duration::from_secs(10));
-            std::thread::yield_now();
-        }
+        let inode = socket_at(std::process::id(), far.as_raw_fd().unsigned_abs().into()).unwrap();
+        (near, inode, std::thread::spawn(move || read(far)))
     }
 
     #[test]
-    fn whoever_waits_in_splice_is_seen_and_whoever_waits_in_read_is_not() {
-        let me = std::process::id();
-        let (near, far, inode) = pair();
-        let (twin, other) = (near.try_clone().unwrap(), pair());
-        let (into, out) = channel();
-        let splicing = std::thread::spawn(move || {
-            let (_from, to) = rustix::pipe::pipe().unwrap();
-            into.send(rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()).unwrap();
-            rustix::pipe::splice(&far, None, &to, None, 1, SpliceFlags::empty()).unwrap()
+    fn whoever_waits_in_splice_is_guilty_and_whoever_waits_in_read_is_not() {
+        let splicing = reader(|far| {
+            let (_out, into) = pipe().unwrap();
+            splice(&far, None, &into, None, 1, SpliceFlags::empty()).unwrap();
         });
-        let tid = out.recv().unwrap();
-        until(|| matches!(doing(me, tid), Doing::Waiting(libc::SYS_splice, _)));
-        assert!(waits(me, inode));
-        assert!(!waits(me, other.2));
-        rustix::net::send(&twin, b"x", rustix::net::SendFlags::empty()).unwrap();
-        assert_eq!(splicing.join().unwrap(), 1);
-
-        let (near, far, inode) = other.0.try_clone().map(|near| (near, other.1, other.2)).unwrap();
-        let (into, out) = channel();
-        let reading = std::thread::spawn(move || {
-            into.send(rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()).unwrap();
-            rustix::net::recv(&far, &mut [0u8; 1][..], rustix::net::RecvFlags::empty()).unwrap();
-        });
-        let tid = out.recv().unwrap();
-        until(|| matches!(doing(me, tid), Doing::Waiting(..)));
-        assert!(!waits(me, inode));
-        rustix::net::send(&near, b"x", rustix::net::SendFlags::empty()).unwrap();
-        reading.join().unwrap();
+        let reading = reader(|far| assert_eq!(recv(&far, &mut [0u8; 1][..], RecvFlags::empty()).unwrap().1, 1));
+        let sockets = BTreeSet::from([splicing.1, reading.1]);
+        let began = Instant::now();
+        let found = loop {
+            let found = search(&sockets);
+            if !found.is_empty() {
+                break found;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10));
+        };
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [splicing.1]);
+        let me = std::env::current_exe().unwrap();
+        assert_eq!(found.values().next().map(|exe| &**exe), me.file_name().and_then(|name| name.to_str()));
+        for (near, _, thread) in [splicing, reading] {
+            send(&near, b"x", SendFlags::empty()).unwrap();
+            thread.join().unwrap();
+        }
+        assert_eq!(search(&sockets).len(), 0);
     }
 }
