@@ -227,6 +227,10 @@ pub struct Slot {
 /// What `wh_backlog` is asked, as the words of a raw tracepoint's context: slot, generation, [`Role`].
 pub const BACKLOG_WORDS: usize = 3;
 
+/// Where `struct socket` has its `sk`; userspace compares that with the running kernel's types. A constant, because the
+/// verifier wants to know it.
+pub const SOCKET_SK: u32 = 24;
+
 /// What `wh_reader` is asked, as the fourth word after those of `wh_backlog`: bytes that were redirected and not read.
 pub const ASK_REDIRECTED: u32 = 0;
 /// Or the number of the socket's inode.

@@ -13,8 +13,9 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
-use wormhole_common::MAX_SLOTS;
+use wormhole_common::{MAX_SLOTS, SOCKET_SK};
 
 /// Why there is no fast path.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +182,7 @@ impl Fastpath {
                 heads_of: Mutex::new(HashMap::new()),
                 totals: Totals::default(),
                 tried: OnceLock::new(),
+                tells: AtomicBool::new(false),
                 programs: Programs { events: Mutex::new(events(&mut ebpf)?), blind, _ebpf: ebpf },
             }
         };
@@ -232,8 +234,12 @@ fn watch_kernel(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     let failed = |name| move |source| LoadError::Program { name, source };
     let name = "wh_splice";
     let btf = AyaBtf::from_sys_fs().map_err(|error| failed(name)(error.into()))?;
+    // Written into the program.
+    if Btf::of_kernel()?.offset("socket", &["sk"])? != SOCKET_SK {
+        return Err(BtfError::Missing(format!("socket.sk at {SOCKET_SK}")).into());
+    }
     let splices = program::<FEntry>(ebpf, name)
-        .and_then(|program| program.load("tcp_read_sock", &btf).and_then(|()| program.attach()).map_err(failed(name)));
+        .and_then(|program| program.load("tcp_splice_read", &btf).and_then(|()| program.attach()).map_err(failed(name)));
     let name = "wh_arrived";
     let arrivals = program::<FExit>(ebpf, name)
         .and_then(|program| program.load("tcp_bpf_sendmsg_redir", &btf).and_then(|()| program.attach()).map_err(failed(name)));

@@ -37,8 +37,8 @@ use load::Programs;
 use slots::Slots;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use sys::{Question, Table};
 use wormhole_common::{COUNTS, ExeName, HeadAddr, HeadPort, Member, Token, Tuple};
@@ -75,6 +75,8 @@ pub struct Fastpath {
     totals: Totals,
     /// What the self-test did, which is not counted.
     tried: OnceLock<Counters>,
+    /// The self-test has seen that whoever uses splice(2) is told of.
+    tells: AtomicBool,
 }
 
 /// Of connections that have ended.

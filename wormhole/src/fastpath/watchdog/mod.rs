@@ -13,6 +13,7 @@ use super::{Fastpath, Pair, Role, Spliced};
 use stall::Stall;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// How often it looks.
@@ -55,8 +56,8 @@ impl Watchdog {
 fn look(fastpath: &Fastpath, stalls: &mut HashMap<End, Stall>) -> Vec<Spliced> {
     let mut before = std::mem::take(stalls);
     let (mut found, mut suspects) = (Vec::new(), BTreeMap::new());
-    // Where the kernel tells who uses splice(2), nobody need be suspected.
-    let blind = fastpath.blind().is_some();
+    // Where the kernel tells who uses splice(2), nobody need be suspected. That it lets us watch it is not enough.
+    let blind = !fastpath.tells.load(Relaxed);
     for pair in fastpath.live() {
         for role in [Role::Client, Role::Server] {
             if pair.uses_splice(role) {
