@@ -13,6 +13,7 @@
 //! | [`process`] | what one process holds: descriptors, memory, namespaces |
 //! | [`kernel`] | what the kernel holds: listeners, links, addresses, routes, comparable before and after |
 //! | [`mod@skip`] | tests that cannot run here, with the reason, counted |
+//! | [`splice`] | applications that read their sockets by splice(2) |
 //! | [`lane`] | the same case on three ways: direct TCP, the relay, the fast path |
 //! | [`fast`] | whether the fast path is there, and what it holds in the kernel |
 //! | [`raw`] | socket options that no crate has |
@@ -38,6 +39,7 @@ pub mod raw;
 pub mod room;
 pub mod run;
 pub mod skip;
+pub mod splice;
 pub mod talk;
 pub mod traffic;
 pub mod wait;

@@ -17,6 +17,9 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("dnsmasq-base", "DNS server for an image: UDP"),
     ("ldnsutils", "drill: a DNS client for the images"),
     ("curl", "HTTP client for an image"),
+    ("socat", "a server under several names"),
+    ("systemd", "systemd-socket-proxyd, a server that splices"),
+    ("haproxy", "another one"),
 ];
 
 /// Versions of installed packages, one line each; part of the key of an image.
