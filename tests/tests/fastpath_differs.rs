@@ -215,20 +215,23 @@ fn an_end_with_answers_unread_may_break_a_waiting_read_off(lane: &Lane) {
 /// A sender that has to wait for its reader waits in TCP, whose buffer is made small for that.
 fn the_send_buffer_may_be_shown_small(lane: &Lane) {
     const ALL: usize = 64 << 20;
-    let (client, mut server) = used(lane);
+    let (mut client, mut server) = used(lane);
     let before = socket2::SockRef::from(&client).send_buffer_size().unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut client = &client;
-            for _ in 0..ALL >> 16 {
-                client.write_all(bytes(0, 1 << 16)).unwrap();
+            // Long enough for the sender to have to wait.
+            thread::sleep(Duration::from_millis(100));
+            let (mut got, mut buffer) = (0, vec![0; 1 << 16]);
+            while got < ALL {
+                got += server.read(&mut buffer).unwrap();
+                // It takes longer than a second, for a test has several threads and only one of them sends.
+                if got % (1 << 20) < 1 << 16 {
+                    thread::sleep(Duration::from_millis(20));
+                }
             }
         });
-        // Long enough for the sender to have to wait.
-        thread::sleep(Duration::from_millis(100));
-        let (mut got, mut buffer) = (0, vec![0; 1 << 16]);
-        while got < ALL {
-            got += server.read(&mut buffer).unwrap();
+        for _ in 0..ALL >> 16 {
+            client.write_all(bytes(0, 1 << 16)).unwrap();
         }
     });
     let after = socket2::SockRef::from(&client).send_buffer_size().unwrap();

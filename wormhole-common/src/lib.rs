@@ -174,8 +174,14 @@ pub struct Member {
     pub hold: u32,
     /// The task that sends.
     pub sender: u64,
-    /// How many messages it has sent; [`SHARED`] once another one has sent too.
+    /// How many messages it has sent in a row; [`SHARED`] once others send too.
     pub streak: u32,
+    /// How often another task began to send.
+    pub changes: u32,
+    /// 1 when that task is the only one of its process.
+    pub single: u32,
+    /// When it began: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
+    pub alone_since: u64,
     /// Small messages in a row, none coming the other way.
     pub small: u32,
     /// When the first of them was sent: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
@@ -192,7 +198,9 @@ pub const HOLD_NEVER: u32 = 0;
 pub const HOLD_SHORT: u32 = 1;
 /// It has been made large again, or is the application's: it stays.
 pub const HOLD_DONE: u32 = 2;
-/// In [`Member::streak`]: several tasks send.
+/// In [`Member::streak`]: so many messages of one task in a row say something.
+pub const STREAK: u32 = 32;
+/// And this, that several tasks send.
 pub const SHARED: u32 = u32::MAX;
 
 /// The connection is being set up.

@@ -15,7 +15,8 @@ use aya_ebpf::bindings::{
     BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_map_delete_elem, bpf_setsockopt, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_hash_update,
+    bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_setsockopt, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock,
+    bpf_sock_hash_update,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
@@ -23,14 +24,13 @@ use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{
     Count, HEAD_CHECKS, HEAD_OFF, HOLD_DONE, HOLD_SHORT, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED,
-    Member, Refusal, Role, SHARED, SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
+    Member, Refusal, Role, SHARED, STREAK, SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple,
+    socket_key,
 };
 
 /// How long a socket that is half-closed waits for a system call of another one to end, in nanoseconds.
 const LEAVE_NS: u64 = 50_000;
 
-/// A task that has sent so many messages, and nobody else any, is taken for the only one that sends.
-const STREAK: u32 = 32;
 /// The kernel's least (`SOCK_MIN_SNDBUF`, about 4.5 KiB); and more than it lets anybody have (`net.core.wmem_max`).
 const SMALL_BUFFER: i32 = 1;
 const LARGE_BUFFER: i32 = 1 << 30;
@@ -283,13 +283,24 @@ fn acknowledged(ctx: &SockOpsContext) {
             me.hold = HOLD_DONE;
             set_send_buffer(ctx, LARGE_BUFFER);
         }
-    } else if !shared && me.streak >= STREAK && peer.enrolled != 0 {
+    } else if !shared && is_alone(me) && peer.enrolled != 0 {
         me.hold = HOLD_DONE;
         if !has_own_buffer(me.sock) {
             me.hold = HOLD_SHORT;
             set_send_buffer(ctx, SMALL_BUFFER);
         }
     }
+}
+
+/// True when one task sends and no other one is to be expected: it is the only one of its process, or has been the only one
+/// that sent for long enough.
+#[inline(always)]
+fn is_alone(me: &Member) -> bool {
+    /// Nanoseconds.
+    const LONG: u64 = 1_000_000_000;
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    me.streak > STREAK && (me.single != 0 || me.alone_since + LONG < now)
 }
 
 #[inline(always)]

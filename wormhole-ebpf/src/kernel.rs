@@ -46,6 +46,10 @@ settings! {
     OFF_WRITE_SEQ: u32 = 0;
     /// `sock.sk_userlocks`, in bits.
     BIT_USERLOCKS: u32 = 0;
+    /// `task_struct.signal`.
+    OFF_SIGNAL: u32 = 0;
+    /// `signal_struct.nr_threads`.
+    OFF_THREADS: u32 = 0;
     /// `task_struct.mm`.
     OFF_MM: u32 = 0;
     /// `mm_struct.exe_file`.
@@ -148,6 +152,12 @@ pub fn is_closing(sock: u64) -> bool {
     }
     let Some(psock) = psock(sock) else { return false };
     psock == 0 || read::<u64>(psock, &OFF_STATE).is_some_and(|state| state & OPEN == 0)
+}
+
+/// True when this task is the only one of its process.
+#[inline(always)]
+pub fn is_single(task: u64) -> bool {
+    read::<u64>(task, &OFF_SIGNAL).and_then(|signal| read::<u32>(signal, &OFF_THREADS)) == Some(1)
 }
 
 /// The base name of the executable that the current task runs; zeros when it has none.

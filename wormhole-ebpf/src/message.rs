@@ -14,7 +14,7 @@
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
-use crate::kernel::{LIMIT, MESSAGE_COST, backlog, is_drained, write_seq};
+use crate::kernel::{LIMIT, MESSAGE_COST, backlog, is_drained, is_single, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
 use crate::wait::wait_until;
 use aya_ebpf::bindings::BPF_F_INGRESS;
@@ -22,7 +22,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_i
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use core::ptr;
-use wormhole_common::{Count, LEFT, Member, OFF_SMALL, Role, SHARED, SlotSide, socket_key};
+use wormhole_common::{Count, HOLD_SHORT, LEFT, Member, OFF_SMALL, Role, SHARED, STREAK, SlotSide, socket_key};
 
 const PASS: u32 = 1;
 
@@ -31,6 +31,8 @@ const SMALL: u32 = 2048;
 /// So many in a row, in less than so many nanoseconds, are a stream.
 const STREAM: u32 = 2048;
 const STREAM_NS: u64 = 100_000_000;
+/// So often another task may begin to send before they are taken for several that send at a time.
+const CHANGES: u32 = 4;
 /// How long a sender waits for the relay or for the reader, in nanoseconds: a few times what it takes them to move a
 /// message of the usual size, and less than what it costs to go by TCP and to come back.
 const WAIT_NS: u64 = 200_000;
@@ -71,14 +73,23 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     PASS
 }
 
-/// Whether one task sends, or several.
+/// Whether one task sends, or several. One may begin and another go on: that is not several yet.
 #[inline(always)]
 fn note_sender(me: &mut Member) {
     // SAFETY: no arguments; an address as a number.
     let task = unsafe { bpf_get_current_task() };
     if me.sender != task {
-        me.streak = if me.sender == 0 { 0 } else { SHARED };
         me.sender = task;
+        me.changes = me.changes.saturating_add(1);
+        if me.streak != SHARED {
+            me.streak = if me.changes > CHANGES || me.hold == HOLD_SHORT { SHARED } else { 0 };
+            // SAFETY: no arguments.
+            me.alone_since = unsafe { bpf_ktime_get_coarse_ns() };
+            me.single = 0;
+        }
+    }
+    if me.streak == STREAK {
+        me.single = u32::from(is_single(task));
     }
     if me.streak < SHARED - 1 {
         me.streak += 1;
@@ -159,7 +170,9 @@ fn has_room(me: &mut Member, peer: &SlotSide) -> bool {
     if waiting == 0 {
         me.burst = 0;
     }
-    waiting + u64::from(me.burst) < LIMIT.load()
+    // With a large send buffer as much again may wait in TCP.
+    let limit = if me.hold == HOLD_SHORT { LIMIT.load() } else { LIMIT.load() / 2 };
+    waiting + u64::from(me.burst) < limit
 }
 
 /// Waits until a receiver that reads has made room. One that does not read in time, or runs on this very cpu, is waited

@@ -131,6 +131,8 @@ impl Offsets {
             ("OFF_INODE", btf.offset("socket_alloc", &["vfs_inode", "i_ino"])?),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
             ("BIT_USERLOCKS", btf.bit("sock", &["sk_userlocks"])?),
+            ("OFF_SIGNAL", btf.offset("task_struct", &["signal"])?),
+            ("OFF_THREADS", btf.offset("signal_struct", &["nr_threads"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
             ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
             ("OFF_DENTRY", btf.offset("file", &["f_path", "dentry"])?),

@@ -8,12 +8,15 @@ use super::pump::{Lane, Pump, Ready, Turn, not_read};
 use super::socket::acknowledge;
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, sockopt};
 use std::time::{Duration, Instant};
 
 /// How soon a look is taken again at a queue that is full: at first, and when it does not shrink.
 const FIRST: Duration = Duration::from_micros(50);
 const LATER: Duration = Duration::from_millis(10);
+
+/// Receive buffer of a socket whose bytes are injected, in bytes: little is to be on its way when the sender goes direct.
+const WINDOW: usize = 128 * 1024;
 
 /// What is known of a receiver's redirected queue. Nothing tells when its owner has read; one has to look.
 #[derive(Debug, Default)]
@@ -25,6 +28,8 @@ pub struct Queue {
     /// What the last look saw, while it is full.
     seen: Option<(u64, Instant)>,
     pause: Duration,
+    /// The source's receive buffer was made small.
+    narrowed: bool,
     /// The sender's socket was taken out of the map.
     alone: bool,
 }
@@ -90,6 +95,10 @@ impl Pump {
         lane: Lane<'_>,
         scratch: &mut [u8],
     ) -> Option<Turn> {
+        if !std::mem::replace(&mut self.queue.narrowed, true) {
+            // Refused without CAP_NET_ADMIN; then more may be on its way, and the sender goes direct later.
+            let _ = sockopt::set_socket_recv_buffer_size_force(src, WINDOW);
+        }
         if !dst_ready.writable || !self.queue.takes(lane) {
             return Some(Turn::Waiting);
         }
