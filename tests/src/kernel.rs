@@ -103,6 +103,24 @@ fn inet_listener(proto: &str, line: &str) -> Option<Listener> {
     Some(Listener::Inet { proto, address: address(fields.get(1)?)? })
 }
 
+/// How many TCP sockets there are in `ns`, whoever holds them, and also those that nobody holds any more and that are
+/// still to be reset or to hear of the other side's end. What merely waits for its time to pass does not count.
+///
+/// # Errors
+/// When the namespace is gone.
+pub fn tcp_sockets(ns: &Ns) -> Result<u64> {
+    let done = run::output(ns.command("cat").args(["/proc/self/net/sockstat", "/proc/self/net/sockstat6"]))?;
+    let mut lines = 0;
+    let in_use = done.stdout.lines().filter_map(|line| {
+        let (proto, rest) = line.split_once(": inuse ")?;
+        lines += u64::from(proto == "TCP");
+        matches!(proto, "TCP" | "TCP6").then(|| rest.split(' ').next()?.parse::<u64>().ok()).flatten()
+    });
+    let sum = in_use.sum();
+    anyhow::ensure!(lines > 0, "cannot look into {ns:?}: {}", done.stderr.trim());
+    Ok(sum)
+}
+
 /// `0100007F:1F90`: 32-bit words in the order of the machine, the port as one writes it.
 fn address(text: &str) -> Option<SocketAddr> {
     let (host, port) = text.split_once(':')?;

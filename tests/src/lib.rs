@@ -19,6 +19,7 @@
 //! | [`traffic`] | sockets in other namespaces, servers, bytes that can be told from each other |
 //! | [`talk`] | random conversations in which every byte is checked |
 //! | [`crowd`] | many of them at once |
+//! | [`open`] | open connections in every state
 //! | [`wait`] | waiting for conditions, never for time |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says by panicking that a test failed
 
@@ -32,6 +33,7 @@ pub mod images;
 pub mod kernel;
 pub mod lane;
 pub mod netns;
+pub mod open;
 pub mod packages;
 pub mod process;
 pub mod raw;
