@@ -7,6 +7,7 @@ use aya::programs::{ProgramType, loaded_programs};
 use aya::sys::is_program_supported;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Why the fast path of this daemon is off although it was asked for: only what the machine or the build cannot do.
 ///
@@ -143,6 +144,22 @@ impl Held {
     /// True while the kernel has all of it.
     pub fn is_whole(&self) -> bool {
         self.is_something() && self.left().len() == self.maps.len() + self.programs.len()
+    }
+
+    /// Bytes of kernel memory that the maps take, with what is in them as far as the kernel counts that (Linux 6.4).
+    ///
+    /// # Panics
+    /// When a map is gone.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        let of = |id: &u32| {
+            let data = MapData::from_id(*id).expect("a map of the daemon's");
+            let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
+            let text = std::fs::read_to_string(&path).expect("a descriptor's info");
+            let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok());
+            bytes.unwrap_or_else(|| panic!("no size in {text}"))
+        };
+        self.maps.iter().map(of).sum()
     }
 
     /// The free slots. They are taken and given back, so nobody may connect meanwhile.
