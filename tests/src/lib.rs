@@ -12,6 +12,7 @@
 //! | [`netns`] | named network namespaces |
 //! | [`process`] | what one process holds: descriptors, memory, namespaces |
 //! | [`kernel`] | what the kernel holds: listeners, links, addresses, routes, comparable before and after |
+//! | [`server`] | real servers behind a segment, and load that lasts
 //! | [`mod@skip`] | tests that cannot run here, with the reason, counted |
 //! | [`lane`] | the same case on three ways: direct TCP, the relay, the fast path |
 //! | [`fast`] | whether the fast path is there, and what it holds in the kernel |
@@ -39,6 +40,7 @@ pub mod process;
 pub mod raw;
 pub mod room;
 pub mod run;
+pub mod server;
 pub mod skip;
 pub mod talk;
 pub mod traffic;
