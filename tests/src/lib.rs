@@ -19,6 +19,7 @@
 //! | [`raw`] | socket options that no crate has |
 //! | [`traffic`] | sockets in other namespaces, servers, bytes that can be told from each other |
 //! | [`talk`] | random conversations in which every byte is checked |
+//! | [`peer`] | processes that hold such conversations and may be killed
 //! | [`crowd`] | many of them at once |
 //! | [`open`] | open connections in every state
 //! | [`wait`] | waiting for conditions, never for time |
@@ -36,6 +37,7 @@ pub mod lane;
 pub mod netns;
 pub mod open;
 pub mod packages;
+pub mod peer;
 pub mod process;
 pub mod raw;
 pub mod room;
