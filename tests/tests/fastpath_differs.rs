@@ -2,11 +2,12 @@
 //!
 //! | call | by TCP | on the fast path |
 //! | --- | --- | --- |
-//! | a blocking read while nothing is there | waits | may be broken off with EAGAIN by a reset, by another thread's shutdown or write, or, after one's own shutdown, when the other side has seen it |
+//! | a blocking read while nothing is there | waits | may be broken off with EAGAIN by a reset, by another thread's shutdown or write, or by one's own shutdown while answers were unread |
 //! | MSG_WAITALL | waits for all | takes what is there |
 //! | SO_RCVLOWAT | waits for so many | ignored |
 //! | MSG_OOB | beside the stream | in the stream |
 //! | SO_ZEROCOPY, TCP_ULP | taken | refused with EPERM, so that libraries fall back |
+//! | SO_SNDBUF, asked for by a sender that had to wait | what the kernel gave | the least there is |
 //! | splice(2) from a socket | gives what arrived | does not see it; programs that do this are not enrolled |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
 
@@ -29,7 +30,8 @@ three_ways!(
     an_upper_protocol_is_refused,
     a_reset_breaks_a_waiting_read_off,
     a_shutdown_by_another_thread_breaks_a_waiting_read_off,
-    an_acknowledged_end_breaks_a_waiting_read_off,
+    an_end_with_answers_unread_may_break_a_waiting_read_off,
+    the_send_buffer_may_be_shown_small,
 );
 
 /// Puts a socket's queue to use, so that it is one of the fast path in every respect.
@@ -181,12 +183,16 @@ fn a_shutdown_by_another_thread_breaks_a_waiting_read_off(lane: &Lane) {
     });
 }
 
-/// In one thread: shut down, then wait for the answer. The other side's kernel acknowledges the end a moment later.
-fn an_acknowledged_end_breaks_a_waiting_read_off(lane: &Lane) {
+/// In one thread: shut down while an answer waits, read it, then wait for the next one. The other side's kernel acknowledges
+/// the end meanwhile. Nothing is lost by it. With nothing unread it does not happen, see `fastpath_ends`.
+fn an_end_with_answers_unread_may_break_a_waiting_read_off(lane: &Lane) {
     let (mut client, mut server) = used(lane);
+    server.write_all(b"first").unwrap();
+    wait_until("the first answer", SOON, || client.peek(&mut [0; 5]).is_ok_and(|n| n == 5).then_some(()));
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
             client.end().unwrap();
+            client.read_exact(&mut [0; 5]).unwrap();
             let mut broken_off = 0;
             loop {
                 match client.read(&mut [0; 10]) {
@@ -204,4 +210,30 @@ fn an_acknowledged_end_breaks_a_waiting_read_off(lane: &Lane) {
         println!("{:?}: broken off {broken_off} times", lane.way);
         assert!(broken_off == 0 || lane.way == Way::Fast);
     });
+}
+
+/// A sender that has to wait for its reader waits in TCP, whose buffer is made small for that.
+fn the_send_buffer_may_be_shown_small(lane: &Lane) {
+    const ALL: usize = 64 << 20;
+    let (client, mut server) = used(lane);
+    let before = socket2::SockRef::from(&client).send_buffer_size().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = &client;
+            for _ in 0..ALL >> 16 {
+                client.write_all(bytes(0, 1 << 16)).unwrap();
+            }
+        });
+        // Long enough for the sender to have to wait.
+        thread::sleep(Duration::from_millis(100));
+        let (mut got, mut buffer) = (0, vec![0; 1 << 16]);
+        while got < ALL {
+            got += server.read(&mut buffer).unwrap();
+        }
+    });
+    let after = socket2::SockRef::from(&client).send_buffer_size().unwrap();
+    assert!(if lane.way == Way::Fast { after < before } else { after >= before }, "{before}, and then {after}");
+    // Who asks for a size gets it.
+    socket2::SockRef::from(&client).set_send_buffer_size(100_000).unwrap();
+    assert_eq!(socket2::SockRef::from(&client).send_buffer_size().unwrap(), 200_000);
 }

@@ -17,6 +17,8 @@ three_ways!(
     half_close_by_the_client_first,
     half_close_by_the_server_first,
     half_close_after_much,
+    a_shutdown_and_then_a_blocking_read,
+    an_answer_from_one_who_has_not_read_the_end,
     closed_at_once,
     both_close_at_the_same_moment,
     idle_and_then_closed,
@@ -90,6 +92,54 @@ fn half_close_by_the_server_first(lane: &Lane) {
 }
 
 /// The end stands behind megabytes that are still on their way.
+/// One thread, blocking calls only: the read waits for the answer, whatever the other side's kernel says meanwhile.
+fn a_shutdown_and_then_a_blocking_read(lane: &Lane) {
+    for (round, pause) in [0, 1, 10, 60].into_iter().cycle().take(40).enumerate() {
+        let (mut near, mut far) = ends(lane, round % 2 == 1);
+        // Its queue was in use before, on every third connection.
+        if round % 3 == 0 {
+            far.write_all(b"hello").unwrap();
+            near.read_exact(&mut [0; 5]).unwrap();
+        }
+        near.write_all(bytes(0, 1000)).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                assert_eq!(drain(&mut far), (bytes(0, 1000).to_vec(), End::Eof));
+                // On some, longer than an acknowledgement may be delayed.
+                thread::sleep(Duration::from_millis(pause));
+                far.write_all(b"answer").unwrap();
+                far.end().unwrap();
+            });
+            near.end().unwrap();
+            let mut answer = [0; 6];
+            let mut got = 0;
+            while got < answer.len() {
+                // Not read_exact, which would go on after an EINTR only; no error is right here.
+                let len = near.read(&mut answer[got..]).unwrap_or_else(|e| panic!("round {round}: {e}"));
+                assert_ne!(len, 0, "round {round}: the end before the answer");
+                got += len;
+            }
+            assert_eq!(&answer, b"answer");
+            assert_eq!(near.read(&mut [0; 6]).unwrap(), 0, "round {round}");
+        });
+    }
+}
+
+/// The end of the other side has arrived and is not read; the socket is closed. That is no unread data.
+fn an_answer_from_one_who_has_not_read_the_end(lane: &Lane) {
+    for swap in [false, true] {
+        let (mut near, mut far) = ends(lane, swap);
+        near.write_all(b"question").unwrap();
+        far.read_exact(&mut [0; 8]).unwrap();
+        near.end().unwrap();
+        // Without reading it.
+        wait_until("the end to arrive", SOON, || far.peek(&mut [0; 1]).is_ok_and(|n| n == 0).then_some(()));
+        far.write_all(b"answer").unwrap();
+        drop(far);
+        assert_eq!(drain(&mut near), (b"answer".to_vec(), End::Eof));
+    }
+}
+
 fn half_close_after_much(lane: &Lane) {
     for swap in [false, true] {
         let (mut near, mut far) = ends(lane, swap);

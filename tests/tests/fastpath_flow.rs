@@ -98,7 +98,7 @@ fn taken_up_again(lane: &Lane, client: &TcpStream, server: &TcpStream) {
 }
 
 fn a_stopped_reader_stops_the_sender(lane: &Lane) {
-    for write in [64 * 1024, 1 << 20, 1000] {
+    for write in [64 * 1024, 1 << 20, 3000] {
         let (client, server) = lane.pair();
         for (from, to) in [(&client, &server), (&server, &client)] {
             let taken = fill(from, 0, write);

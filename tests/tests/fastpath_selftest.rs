@@ -10,11 +10,10 @@ use wormhole_tests::room::{Made, Room};
 use wormhole_tests::traffic::{ask, connect, echo};
 
 /// What every kernel that the fast path is meant for does.
-const CERTAIN: [&str; 8] = ["direct", "order", "charged", "eof", "peer-gone", "unread", "ulp", "zerocopy"];
+const CERTAIN: [&str; 9] = ["direct", "order", "charged", "eof", "peer-gone", "unread", "ulp", "zerocopy", "recv-after-shutdown"];
 
 /// What differs from kernel to kernel.
-const OPEN: [&str; 8] =
-    ["recv-after-shutdown", "fionread-redirected", "fionread-normal", "splice", "recv-shutdown", "waitall", "rcvlowat", "oob"];
+const OPEN: [&str; 7] = ["fionread-redirected", "fionread-normal", "splice", "recv-shutdown", "waitall", "rcvlowat", "oob"];
 
 /// A segment to an echo server, both inside the room.
 fn segment(room: &Room, words: &str) -> Made {

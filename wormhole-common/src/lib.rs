@@ -170,11 +170,30 @@ pub struct Member {
     pub spare: u32,
     /// For [`Role::ToServer`]: how many segments of a chain come before this one.
     pub hop: u32,
-    /// Zero.
-    pub pad: u32,
+    /// One of the `HOLD_` constants.
+    pub hold: u32,
+    /// The task that sends.
+    pub sender: u64,
+    /// How many messages it has sent; [`SHARED`] once another one has sent too.
+    pub streak: u32,
+    /// Small messages in a row, none coming the other way.
+    pub small: u32,
+    /// When the first of them was sent: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
+    pub small_since: u64,
+    /// [`SlotSide::queued`] of this side at that time.
+    pub heard: u64,
     /// The key of the token that the socket has left.
     pub tuple: Tuple,
 }
+
+/// The send buffer is the kernel's own.
+pub const HOLD_NEVER: u32 = 0;
+/// It is small: what goes by TCP while the receiver's queue is full is little.
+pub const HOLD_SHORT: u32 = 1;
+/// It has been made large again, or is the application's: it stays.
+pub const HOLD_DONE: u32 = 2;
+/// In [`Member::streak`]: several tasks send.
+pub const SHARED: u32 = u32::MAX;
 
 /// The connection is being set up.
 pub const MEMBER_NEW: u32 = 0;
@@ -195,14 +214,14 @@ pub struct SlotSide {
     pub unread: u8,
     /// 1 when the application used splice(2) on it. Program.
     pub spliced: u8,
-    /// 1 when nothing shall be redirected any more. Userspace, or the program that saw a splice.
+    /// Not 0 when nothing that this side sends shall be redirected any more: one of the `OFF_` constants. Program.
     pub off: u8,
     /// Address of the kernel's `tcp_sock`, for a look at its backlog. Program.
     pub sock: u64,
     /// Bytes that this side sent straight into the other's queue. Program.
     pub direct_bytes: u64,
-    /// Messages of [`SlotSide::queued`] that are not on their way any more. Programs, atomically.
-    pub arrived: u64,
+    /// Address of wormholed's socket that puts bytes into this side's queue. Program.
+    pub door: u64,
     /// Bytes of this side that userspace has put into the other's queue, published after the send. Userspace.
     pub injected: u64,
     /// How many segments of a chain come before the last one. Program; only in the server's side.
@@ -211,9 +230,16 @@ pub struct SlotSide {
     pub mover: u32,
     /// Messages that were, or are about to be, put into this side's queue; or [`LEFT`]. Programs, atomically.
     pub queued: u64,
+    /// When that was last raised: `CLOCK_MONOTONIC_COARSE`, in nanoseconds. Programs.
+    pub queued_at: u64,
 }
 
-/// Set in [`SlotSide::queued`]: the socket has left the map, and nothing may be put into its queue.
+/// The other side uses splice(2).
+pub const OFF_SPLICED: u8 = 1;
+/// This side streams small messages, which TCP carries better.
+pub const OFF_SMALL: u8 = 2;
+
+/// Set in [`SlotSide::queued`]: the socket leaves the map, and nothing more may be put into its queue.
 pub const LEFT: u64 = 1 << 63;
 
 /// A connection whose ends are both on this machine.
@@ -224,8 +250,8 @@ pub struct Slot {
     pub sides: [SlotSide; 2],
 }
 
-/// What `wh_backlog` is asked, as the words of a raw tracepoint's context: slot, generation, [`Role`].
-pub const BACKLOG_WORDS: usize = 3;
+/// What `wh_backlog` and `wh_quiet` are asked, as the words of a raw tracepoint's context: slot, generation, [`Role`].
+pub const QUESTION_WORDS: usize = 3;
 
 /// What the program that saw a splice(2) on an enrolled socket tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -267,10 +293,12 @@ pub enum Count {
     Mptcp = 8,
     /// Socket options that were refused on an enrolled socket.
     Sockopt = 9,
+    /// Streams of small messages that were left to TCP.
+    Small = 10,
 }
 
 /// How many [`Count`]s there are.
-pub const COUNTS: u32 = 10;
+pub const COUNTS: u32 = 11;
 
 #[cfg(test)]
 mod tests {

@@ -3,13 +3,13 @@
 
 use core::arch::asm;
 
-/// Adds 1 and says what was there before. Ordered as a full barrier.
+/// Adds `more` and says what was there before. Ordered as a full barrier.
 ///
 /// # Safety
 /// `at` is 8 aligned bytes of a map's value.
 #[inline(always)]
-pub unsafe fn fetch_increment(at: *mut u64) -> u64 {
-    let mut value: u64 = 1;
+pub unsafe fn fetch_add(at: *mut u64, more: u64) -> u64 {
+    let mut value = more;
     // SAFETY: the caller's memory.
     unsafe { asm!("{value} = atomic_fetch_add((u64 *)({at} + 0), {value})", at = in(reg) at, value = inout(reg) value) };
     value

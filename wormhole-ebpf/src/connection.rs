@@ -3,24 +3,37 @@
 //! A stranger's connect costs one look-up (is there a head on that port in that namespace?), a stranger's accept another
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
-use crate::atomic::replace;
-use crate::kernel::{backlog, executable, is_closing, write_seq};
-use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, side, slot};
+use crate::atomic::{fetch_add, replace};
+use crate::kernel::{backlog, executable, has_own_buffer, is_closing, is_drained, is_left_alone, write_seq};
+use crate::maps::{
+    WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, is_settled, make_member, member, side, slot,
+};
+use crate::wait::wait_until;
 use aya_ebpf::bindings::{
-    BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
+    BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB,
+    BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
+    BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_map_delete_elem, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_hash_update,
+    bpf_get_netns_cookie, bpf_map_delete_elem, bpf_setsockopt, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_hash_update,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{
-    Count, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role,
-    SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
+    Count, HEAD_CHECKS, HEAD_OFF, HOLD_DONE, HOLD_SHORT, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED,
+    Member, Refusal, Role, SHARED, SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
 };
+
+/// How long a socket that is half-closed waits for a system call of another one to end, in nanoseconds.
+const LEAVE_NS: u64 = 50_000;
+
+/// A task that has sent so many messages, and nobody else any, is taken for the only one that sends.
+const STREAK: u32 = 32;
+/// The kernel's least (`SOCK_MIN_SNDBUF`, about 4.5 KiB); and more than it lets anybody have (`net.core.wmem_max`).
+const SMALL_BUFFER: i32 = 1;
+const LARGE_BUFFER: i32 = 1 << 30;
 
 /// What a `sock_ops` program answers when it has nothing to say.
 const GO_ON: u32 = 1;
@@ -32,6 +45,7 @@ pub fn wh_sockops(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
         BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
+        BPF_SOCK_OPS_RTT_CB => acknowledged(&ctx),
         _ => {}
     }
     GO_ON
@@ -59,7 +73,7 @@ fn connecting(ctx: &SockOpsContext) {
     if let Some(me) = member(sk) {
         me.tuple = tuple;
         if me.role == Role::ToServer as u32 {
-            announce(ctx, me);
+            announce(ctx, sk, me);
             return;
         }
         // A socket that is connected for the second time.
@@ -82,7 +96,7 @@ fn connecting(ctx: &SockOpsContext) {
 
 /// wormholed connects to a tail: whoever accepts there is the server, or the next segment of a chain.
 #[inline(always)]
-fn announce(ctx: &SockOpsContext, me: &mut Member) {
+fn announce(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member) {
     let Some(slot) = slot(me.slot) else { return };
     let [_, server] = &mut slot.sides;
     if server.generation != me.generation {
@@ -95,6 +109,9 @@ fn announce(ctx: &SockOpsContext, me: &mut Member) {
     watch(ctx);
     let (kind, hops) = if head.is_some() { (TOKEN_LINK, me.hop + 1) } else { (TOKEN_SERVER, me.hop) };
     server.hops = hops;
+    // The last one of a chain stays: it is the one that leads to the server.
+    // SAFETY: the helper gives null or the same socket.
+    server.door = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
     let token = Token { slot: me.slot, generation: me.generation, kind, detail: hops };
     // One that cannot be left: the other end is not found, and the connection is relayed.
     let _ = WH_TUPLES.insert(&me.tuple, &token, BPF_ANY.into());
@@ -170,7 +187,13 @@ fn accepted(ctx: &SockOpsContext) {
     // SAFETY: nobody changes a value of this map in place.
     let Some(token) = (unsafe { WH_TUPLES.get(&tuple) }).copied() else { return };
     let sk = socket(ctx);
-    if token.kind != TOKEN_SERVER || sk.is_null() {
+    if sk.is_null() {
+        return;
+    }
+    if token.kind == TOKEN_CLIENT {
+        meet(sk, &token);
+    }
+    if token.kind != TOKEN_SERVER {
         return;
     }
     let _ = WH_TUPLES.remove(&tuple);
@@ -195,6 +218,14 @@ fn accepted(ctx: &SockOpsContext) {
     }
 }
 
+/// wormholed's end of an enrolled client's connection: what it sends may be put into the client's queue.
+#[inline(always)]
+fn meet(sk: *mut c_void, token: &Token) {
+    let Some(client) = side(token.slot, token.generation, Role::Client as u32) else { return };
+    // SAFETY: the helper gives null or the same socket.
+    client.door = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
+}
+
 /// Puts the socket into the map, and says so in the slot.
 #[inline(always)]
 fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut SlotSide) -> bool {
@@ -209,6 +240,7 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
     if unsafe { bpf_sock_hash_update(ctx.ops, map, ptr::from_mut(&mut key).cast(), BPF_NOEXIST.into()) } != 0 {
         return false;
     }
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTT_CB_FLAG) as i32);
     me.sock = sock;
     me.base = write_seq(sock);
     me.whole = me.base;
@@ -218,6 +250,56 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
     // SAFETY: a byte of the slot.
     unsafe { ptr::write_volatile(&raw mut side.enrolled, 1) };
     true
+}
+
+// === on the way ===
+
+/// Something that the application sent by TCP was acknowledged (`BPF_SOCK_OPS_RTT_CB`, Linux 5.3).
+///
+/// While its messages could go direct, TCP is only where it waits until the receiver has read: wormholed acknowledges
+/// what is there once it has put it into the receiver's queue. The less it may give to TCP meanwhile, the sooner it goes
+/// direct again, so it gets the smallest send buffer that there is. Not where nothing goes direct any more, and not where
+/// several tasks send: a message that does not fit is cut by the wait, and another task's might get in between, where a
+/// larger buffer would have taken it whole.
+#[inline(always)]
+fn acknowledged(ctx: &SockOpsContext) {
+    let sk = socket(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let Some(me) = member(sk) else { return };
+    if me.state != MEMBER_ENROLLED || me.role > Role::Server as u32 || me.hold == HOLD_DONE {
+        return;
+    }
+    let Some(slot) = slot(me.slot) else { return };
+    let [client, server] = &mut slot.sides;
+    let (mine, peer) = if me.role == Role::Client as u32 { (client, server) } else { (server, client) };
+    if mine.generation != me.generation {
+        return;
+    }
+    let shared = me.streak == SHARED || mine.off != 0;
+    if me.hold == HOLD_SHORT {
+        if shared {
+            me.hold = HOLD_DONE;
+            set_send_buffer(ctx, LARGE_BUFFER);
+        }
+    } else if !shared && me.streak >= STREAK && peer.enrolled != 0 {
+        me.hold = HOLD_DONE;
+        if !has_own_buffer(me.sock) {
+            me.hold = HOLD_SHORT;
+            set_send_buffer(ctx, SMALL_BUFFER);
+        }
+    }
+}
+
+#[inline(always)]
+fn set_send_buffer(ctx: &SockOpsContext, bytes: i32) {
+    const SOL_SOCKET: i32 = 1;
+    const SO_SNDBUF: i32 = 7;
+    let mut bytes = bytes;
+    // Refused, it stays as it is.
+    // SAFETY: the context and 4 bytes.
+    let _ = unsafe { bpf_setsockopt(ctx.ops.cast(), SOL_SOCKET, SO_SNDBUF, ptr::from_mut(&mut bytes).cast(), 4) };
 }
 
 // === the end ===
@@ -262,16 +344,26 @@ fn note_unread(me: &Member) {
 /// with EAGAIN when the FIN is acknowledged (tcp_msg_wait_data in net/ipv4/tcp_bpf.c takes any wake-up for the end of it).
 /// So the socket leaves the map first, if its queue is empty and nothing is on its way into it, for that would be lost.
 /// The answer comes by TCP then.
+///
+/// What is on its way has a reference to the socket ([`is_settled`]), and arrives under its lock, which shutdown(2) holds.
 #[inline(always)]
 fn leave(me: &Member) {
-    let Some(side) = side(me.slot, me.generation, me.role) else { return };
-    // SAFETY: fields that other programs change atomically; what arrived is never more than what was queued.
-    let (queued, arrived) = unsafe { (ptr::read_volatile(&raw const side.queued), ptr::read_volatile(&raw const side.arrived)) };
-    if queued != arrived || backlog(me.sock) != 0 {
+    let Some(slot) = slot(me.slot) else { return };
+    let [client, server] = &mut slot.sides;
+    let (mine, peer) = if me.role == Role::Client as u32 { (client, server) } else { (server, client) };
+    if mine.generation != me.generation {
         return;
     }
-    // SAFETY: an aligned field of the slot, which only atomic operations change.
-    if !unsafe { replace(&raw mut side.queued, queued, queued | LEFT) } {
+    // SAFETY: an aligned field of the slot, which only atomic operations change; adding nothing orders what is read later.
+    let queued = unsafe { fetch_add(&raw mut mine.queued, 0) };
+    if !wait_until::<128>(LEAVE_NS, || is_settled(mine, peer)) {
+        return;
+    }
+    if !is_left_alone(me.sock) || !is_drained(me.sock) {
+        return;
+    }
+    // SAFETY: as above.
+    if !unsafe { replace(&raw mut mine.queued, queued, queued | LEFT) } {
         return;
     }
     let mut key = socket_key(me.slot, me.generation, me.role);

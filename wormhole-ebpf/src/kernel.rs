@@ -26,8 +26,22 @@ settings! {
     OFF_USER_DATA: u32 = 0;
     /// `sk_psock.state`.
     OFF_STATE: u32 = 0;
+    /// `sk_psock.ingress_msg`: the list of redirected messages that wait.
+    OFF_QUEUE: u32 = 0;
+    /// `sock.__sk_common.skc_refcnt`.
+    OFF_REFS: u32 = 0;
+    /// `sock.sk_lock.owned`.
+    OFF_OWNED: u32 = 0;
+    /// `entry.pprev` of a socket's timers, which hold a reference each while they are pending.
+    OFF_TIMER_1: u32 = 0;
+    /// As above.
+    OFF_TIMER_2: u32 = 0;
+    /// As above.
+    OFF_TIMER_3: u32 = 0;
     /// `tcp_sock.write_seq`.
     OFF_WRITE_SEQ: u32 = 0;
+    /// `sock.sk_userlocks`, in bits.
+    BIT_USERLOCKS: u32 = 0;
     /// `task_struct.mm`.
     OFF_MM: u32 = 0;
     /// `mm_struct.exe_file`.
@@ -62,19 +76,62 @@ pub fn write_seq(sock: u64) -> u32 {
     read(sock, &OFF_WRITE_SEQ).unwrap_or_default()
 }
 
+/// True when the application has set the size of its send buffer (SO_SNDBUF). Then, or when it cannot be told.
+#[inline(always)]
+pub fn has_own_buffer(sock: u64) -> bool {
+    /// `SOCK_SNDBUF_LOCK`.
+    const SNDBUF: u8 = 1;
+    let bit = BIT_USERLOCKS.load();
+    // SAFETY: as in `read`.
+    let locks = unsafe { bpf_probe_read_kernel(sock.wrapping_add(u64::from(bit / 8)) as *const u8) };
+    !locks.is_ok_and(|locks| (locks >> (bit % 8)) & SNDBUF == 0)
+}
+
+/// True when nothing that was redirected to this socket waits in it.
+#[inline(always)]
+pub fn is_drained(sock: u64) -> bool {
+    let Some(psock) = psock(sock).filter(|psock| *psock != 0) else { return false };
+    let head = psock.wrapping_add(u64::from(OFF_QUEUE.load()));
+    read::<u64>(psock, &OFF_QUEUE) == Some(head)
+}
+
+/// True while a process is in a system call on this socket, or waits to be.
+#[inline(always)]
+pub fn is_owned(sock: u64) -> bool {
+    sock != 0 && read::<u32>(sock, &OFF_OWNED) != Some(0)
+}
+
+/// True when nobody but the socket itself, its queue and its timers refers to it. Whoever redirects a message to it holds a
+/// reference from the program's verdict until the message is in the queue (`sk_psock_msg_verdict`, net/core/skmsg.c, and
+/// `tcp_bpf_send_verdict`, net/ipv4/tcp_bpf.c). A packet that is just being received may hold one too.
+#[inline(always)]
+pub fn is_left_alone(sock: u64) -> bool {
+    /// The socket's own one, and that of the queue of redirected messages (`sk_psock_init`).
+    const OWN: u32 = 2;
+    let pending = |timer| u32::from(read::<u64>(sock, timer).is_some_and(|entry| entry != 0));
+    let timers = pending(&OFF_TIMER_1) + pending(&OFF_TIMER_2) + pending(&OFF_TIMER_3);
+    read::<u32>(sock, &OFF_REFS).is_some_and(|refs| refs <= OWN + timers)
+}
+
+/// The queue of redirected messages and what belongs to it; 0 when the socket is in no map.
+#[inline(always)]
+fn psock(sock: u64) -> Option<u64> {
+    /// Flags that the kernel keeps in the lowest bits (`SK_USER_DATA_PTRMASK`).
+    const FLAGS: u64 = 7;
+    read::<u64>(sock, &OFF_USER_DATA).map(|pointer| pointer & !FLAGS)
+}
+
 /// True when the socket is being closed: both directions are shut, and it is not in the map any more, which it leaves
 /// when it is closed, and not when its sending side is shut after the other side has sent its FIN.
 #[inline(always)]
 pub fn is_closing(sock: u64) -> bool {
-    /// Flags that the kernel keeps in the lowest bits (`SK_USER_DATA_PTRMASK`).
-    const FLAGS: u64 = 7;
     /// `BIT(SK_PSOCK_TX_ENABLED)`: close(2) takes it from a queue that somebody is still writing into.
     const OPEN: u64 = 1;
     if read::<u8>(sock, &OFF_SHUTDOWN) != Some(3) {
         return false;
     }
-    let Some(queue) = read::<u64>(sock, &OFF_USER_DATA) else { return false };
-    queue == 0 || read::<u64>(queue & !FLAGS, &OFF_STATE).is_some_and(|state| state & OPEN == 0)
+    let Some(psock) = psock(sock) else { return false };
+    psock == 0 || read::<u64>(psock, &OFF_STATE).is_some_and(|state| state & OPEN == 0)
 }
 
 /// The base name of the executable that the current task runs; zeros when it has none.

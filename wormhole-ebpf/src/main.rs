@@ -15,7 +15,11 @@ mod message;
 #[cfg(target_arch = "bpf")]
 mod options;
 #[cfg(target_arch = "bpf")]
+mod questions;
+#[cfg(target_arch = "bpf")]
 mod splice;
+#[cfg(target_arch = "bpf")]
+mod wait;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

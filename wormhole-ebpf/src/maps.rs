@@ -1,8 +1,10 @@
 //! The maps. Sizes that are settings are changed by userspace before it loads the object.
 
+use crate::atomic::fetch_add;
+use crate::kernel::is_owned;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, Queue, RingBuf, SockHash};
 use core::ffi::c_void;
@@ -83,6 +85,21 @@ pub fn side<'a>(index: u32, generation: u32, role: u32) -> Option<&'a mut SlotSi
     let [client, server] = &mut slot(index)?.sides;
     let side = if role == Role::Client as u32 { client } else { server };
     (side.generation == generation).then_some(side)
+}
+
+/// True when whoever has counted a message for the queue of `mine` holds a reference to its socket by now, or is done.
+///
+/// The program of a sender runs, and the reference is taken, while the sender's socket is owned. A sender's socket may also
+/// be owned for long by a reader that does not get the cpu; but nobody takes so long for the few instructions between.
+#[inline(always)]
+pub fn is_settled(mine: &mut SlotSide, peer: &SlotSide) -> bool {
+    const LONG_AGO: u64 = 100_000_000; // nanoseconds
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let settled = mine.queued_at + LONG_AGO < now || (!is_owned(peer.sock) && !is_owned(mine.door));
+    // SAFETY: an aligned field of the slot, which only atomic operations change; adding nothing orders what is read later.
+    unsafe { fetch_add(&raw mut mine.queued, 0) };
+    settled
 }
 
 /// Counts an event.

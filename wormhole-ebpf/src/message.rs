@@ -6,31 +6,34 @@
 //!    that went by TCP before has been put into that queue. How much went by TCP is taken from TCP itself (`write_seq`),
 //!    not counted here: what the program lets through may be cut short by a full send buffer, and then the kernel does
 //!    not ask about the next message (`psock->eval` is kept when a push fails, net/ipv4/tcp_bpf.c).
-//! 3. Flow: not while more than the limit waits in front of the receiver. By TCP the ordinary window stops the sender.
-//!    A sender that never pauses would never meet that moment. So it waits for it, for some microseconds, while the relay
-//!    moves its bytes on another cpu: a stream that was cut short is taken up again at the next message.
+//! 3. Flow: not while more than the limit waits in front of the receiver. A reader on another cpu is waited for, for some
+//!    microseconds. Otherwise the message goes by TCP, and that is where the sender sleeps: its send buffer is small
+//!    (`acknowledged` in connection.rs), and wormholed acknowledges the message once it has put it into the receiver's
+//!    queue, when there is room. So one message is carried by the relay, and the next one goes direct again.
 //! 4. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,
 //!    and it sticks to the socket for the same reason as above.
 
-use crate::atomic::fetch_increment;
+use crate::atomic::fetch_add;
 use crate::kernel::{LIMIT, MESSAGE_COST, backlog, write_seq};
-use crate::maps::{WH_SOCKS, count, member, side, slot};
+use crate::maps::{WH_SOCKS, count, member, slot};
+use crate::wait::wait_until;
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use aya_ebpf::macros::{fexit, sk_msg};
-use aya_ebpf::programs::{FExitContext, SkMsgContext};
-use core::ffi::c_void;
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
+use aya_ebpf::macros::sk_msg;
+use aya_ebpf::programs::SkMsgContext;
 use core::ptr;
-use wormhole_common::{Count, LEFT, Member, Role, SlotSide, socket_key};
+use wormhole_common::{Count, LEFT, Member, OFF_SMALL, Role, SHARED, SlotSide, socket_key};
 
 const PASS: u32 = 1;
+
+/// A message of fewer bytes is a small one (measured: at 1 KiB the relay is faster, at 4 KiB it is not).
+const SMALL: u32 = 2048;
+/// So many in a row, in less than so many nanoseconds, are a stream.
+const STREAM: u32 = 2048;
+const STREAM_NS: u64 = 100_000_000;
 /// How long a sender waits for the relay or for the reader, in nanoseconds: a few times what it takes them to move a
 /// message of the usual size, and less than what it costs to go by TCP and to come back.
 const WAIT_NS: u64 = 200_000;
-/// So often it asks at most: the verifier follows every round, and gives up after 8192 branches.
-const WAIT_ROUNDS: u32 = 512;
-/// Looks at the clock in a round; they are the pause between two questions.
-const WAIT_PAUSE: u32 = 16;
 
 #[sk_msg]
 pub fn wh_msg(ctx: SkMsgContext) -> u32 {
@@ -53,13 +56,54 @@ pub fn wh_msg(ctx: SkMsgContext) -> u32 {
 /// A message of an application.
 #[inline(always)]
 fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut SlotSide) -> u32 {
+    note_sender(me);
     let size = ctx.size();
+    if size < SMALL {
+        note_small(me, mine);
+    } else {
+        me.small = 0;
+    }
     if goes_direct(ctx, me, mine, peer) {
         mine.direct_bytes = mine.direct_bytes.wrapping_add(size.into());
     } else {
         me.whole = write_seq(me.sock).wrapping_add(size);
     }
     PASS
+}
+
+/// Whether one task sends, or several.
+#[inline(always)]
+fn note_sender(me: &mut Member) {
+    // SAFETY: no arguments; an address as a number.
+    let task = unsafe { bpf_get_current_task() };
+    if me.sender != task {
+        me.streak = if me.sender == 0 { 0 } else { SHARED };
+        me.sender = task;
+    }
+    if me.streak < SHARED - 1 {
+        me.streak += 1;
+    }
+}
+
+/// Whether small messages stream. Each is carried, queued and read by itself here, and wakes the reader, while TCP makes
+/// large ones of them. wormholed takes such a sender out of the map once it sees its bytes come by TCP.
+#[inline(always)]
+fn note_small(me: &mut Member, mine: &mut SlotSide) {
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if me.small == 0 || me.heard != mine.queued {
+        me.small_since = now;
+        me.heard = mine.queued;
+        me.small = 0;
+    }
+    me.small += 1;
+    if me.small >= STREAM {
+        if now - me.small_since < STREAM_NS && mine.off == 0 {
+            mine.off = OFF_SMALL;
+            count(Count::Small);
+        }
+        me.small = 0;
+    }
 }
 
 #[inline(always)]
@@ -106,7 +150,7 @@ fn catches_up(mine: &SlotSide, passed: u32) -> bool {
     if mover == 0 || mover == unsafe { bpf_get_smp_processor_id() } + 1 {
         return false;
     }
-    wait_until(|| injected(mine) == passed)
+    wait_until::<512>(WAIT_NS, || injected(mine) == passed)
 }
 
 #[inline(always)]
@@ -130,7 +174,7 @@ fn makes_room(me: &mut Member, peer: &SlotSide) -> bool {
         me.spare -= 1;
         return false;
     }
-    let made = wait_until(|| has_room(me, peer));
+    let made = wait_until::<512>(WAIT_NS, || has_room(me, peer));
     if made {
         me.vain = 0;
     } else {
@@ -140,56 +184,21 @@ fn makes_room(me: &mut Member, peer: &SlotSide) -> bool {
     made
 }
 
-/// Asks again and again, for [`WAIT_NS`] at most.
-#[inline(always)]
-fn wait_until(mut done: impl FnMut() -> bool) -> bool {
-    // SAFETY: no arguments.
-    let now = || unsafe { bpf_ktime_get_ns() };
-    let end = now() + WAIT_NS;
-    for _ in 0..WAIT_ROUNDS {
-        if done() {
-            return true;
-        }
-        let mut at = 0;
-        for _ in 0..WAIT_PAUSE {
-            at = now();
-        }
-        if at > end {
-            return false;
-        }
-    }
-    false
-}
-
 /// Into the queue of `peer`, unless it is not, or no longer, there.
 ///
-/// A socket may leave the map while its queue is empty and nothing is on its way; the counter is what both agree by.
+/// A socket leaves the map only while its queue is empty and nothing is on its way; the counter is what both agree by: it
+/// is raised before the socket is looked up, under the sender's lock.
 #[inline(always)]
 fn redirect(ctx: &SkMsgContext, peer: &mut SlotSide, key: u64) -> bool {
+    // SAFETY: no arguments.
+    peer.queued_at = unsafe { bpf_ktime_get_coarse_ns() };
     // SAFETY: an aligned field of the slot, which only atomic operations change.
-    let before = unsafe { fetch_increment(&raw mut peer.queued) };
+    let before = unsafe { fetch_add(&raw mut peer.queued, 1) };
     if before & LEFT == 0 && WH_SOCKS.redirect_msg(ctx, key, BPF_F_INGRESS.into()) == i64::from(PASS) {
         return true;
     }
-    // SAFETY: as above.
-    unsafe { fetch_increment(&raw mut peer.arrived) };
     count(Count::Gone);
     false
-}
-
-/// `fexit/tcp_bpf_sendmsg_redir`: a redirected message is in the receiver's queue now, or never will be.
-#[fexit(function = "tcp_bpf_sendmsg_redir")]
-pub fn wh_arrived(ctx: FExitContext) -> i32 {
-    let sk: *mut c_void = ctx.arg(0);
-    if sk.is_null() {
-        return 0;
-    }
-    let Some(me) = member(sk) else { return 0 };
-    if let Some(side) = side(me.slot, me.generation, me.role) {
-        // SAFETY: an aligned field of the slot, which only atomic operations change.
-        unsafe { fetch_increment(&raw mut side.arrived) };
-    }
-    0
 }
 
 /// Bytes that wormholed read from one application and puts into the queue of the other, whose side is `peer`.
@@ -201,23 +210,4 @@ fn inject(ctx: &SkMsgContext, me: &Member, peer: &mut SlotSide) -> u32 {
     // By TCP when the receiver has closed: its kernel answers with a reset then, as it should.
     redirect(ctx, peer, socket_key(me.slot, me.generation, me.role & 1));
     PASS
-}
-
-/// Tells wormholed how much waits in front of an application, before it puts more there. Never attached, only run
-/// (`BPF_PROG_TEST_RUN`, Linux 5.10); the answer is its return value. Not by aya's `#[raw_tracepoint]`, whose programs
-/// always return 0.
-///
-/// # Safety
-/// The context is three words: slot, generation, role. The verifier checks that no more is read.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "raw_tp")]
-pub unsafe extern "C" fn wh_backlog(ctx: *mut c_void) -> u32 {
-    // SAFETY: the context is the words that wormholed handed in.
-    let word = |index: usize| unsafe { *ctx.cast::<u64>().add(index) } as u32;
-    let (index, generation, role) = (word(0), word(1), word(2));
-    match side(index, generation, role) {
-        Some(side) if side.enrolled != 0 => backlog(side.sock).min(u32::MAX.into()) as u32,
-        // One that is gone takes nothing; whoever sends learns that from TCP.
-        _ => 0,
-    }
 }

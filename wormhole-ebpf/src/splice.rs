@@ -7,7 +7,7 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::macros::fentry;
 use aya_ebpf::programs::FEntryContext;
 use core::ffi::c_void;
-use wormhole_common::{MEMBER_ENROLLED, Role, SpliceEvent};
+use wormhole_common::{MEMBER_ENROLLED, OFF_SPLICED, Role, SpliceEvent};
 
 #[fentry(function = "tcp_read_sock")]
 pub fn wh_splice(ctx: FEntryContext) -> i32 {
@@ -27,7 +27,7 @@ pub fn wh_splice(ctx: FEntryContext) -> i32 {
     }
     mine.spliced = 1;
     // Nothing more is redirected to it: what comes from now on comes by TCP, where it looks.
-    peer.off = 1;
+    peer.off = OFF_SPLICED;
     let exe = executable();
     let _ = WH_EXES.insert(&exe, &0, BPF_ANY.into());
     let event = SpliceEvent { slot: me.slot, generation: me.generation, role: me.role, pad: 0, exe };

@@ -67,6 +67,7 @@ impl Fast {
             ("executable", Count::Executable),
             ("mptcp", Count::Mptcp),
             ("sockopt", Count::Sockopt),
+            ("small", Count::Small),
         ];
         let fallbacks = named.iter().map(|(name, what)| ((*name).to_owned(), counters.of(*what)));
         let spliced = ("spliced".to_owned(), counters.spliced);

@@ -77,7 +77,16 @@ impl Btf {
     /// # Errors
     /// [`BtfError::Missing`] with the name.
     pub fn offset(&self, structure: &str, path: &[&str]) -> Result<u32, BtfError> {
-        let missing = || BtfError::Missing(format!("{structure}.{}", path.join(".")));
+        let bits = self.bit(structure, path)?;
+        if bits % 8 == 0 { Ok(bits / 8) } else { Err(missing(structure, path)) }
+    }
+
+    /// As [`Btf::offset`], in bits.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bit(&self, structure: &str, path: &[&str]) -> Result<u32, BtfError> {
+        let missing = || missing(structure, path);
         let mut id = self.structure(structure).ok_or_else(missing)?;
         let mut bits = 0;
         for field in path {
@@ -85,7 +94,7 @@ impl Btf {
             bits += at;
             id = of;
         }
-        if bits % 8 == 0 { Ok(bits / 8) } else { Err(missing()) }
+        Ok(bits)
     }
 
     fn structure(&self, name: &str) -> Option<u32> {
@@ -145,6 +154,10 @@ impl Btf {
 
 fn word(data: &[u8], at: usize) -> Option<u32> {
     data.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn missing(structure: &str, path: &[&str]) -> BtfError {
+    BtfError::Missing(format!("{structure}.{}", path.join(".")))
 }
 
 fn kind(info: u32) -> u32 {

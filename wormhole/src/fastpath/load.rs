@@ -5,7 +5,7 @@ use super::slots::Slots;
 use super::sys::{Plain, Question, Table};
 use super::{EmbeddedError, Fastpath, Totals, inspect_embedded};
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::{CgroupAttachMode, CgroupSockopt, FEntry, FExit, RawTracePoint, SkMsg, SockOps};
+use aya::programs::{CgroupAttachMode, CgroupSockopt, FEntry, RawTracePoint, SkMsg, SockOps};
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, VerifierLogLevel};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
@@ -86,13 +86,11 @@ pub struct Tuning {
     pub max_pairs: u32,
     /// Bytes in front of a reader at which a sender's messages go by TCP.
     pub limit: u64,
-    /// The same for what the relay puts there.
-    pub inject_limit: u64,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: 2 << 20, inject_limit: 1 << 20 }
+        Self { max_pairs: 65_536, limit: 4 << 20 }
     }
 }
 
@@ -122,13 +120,26 @@ impl Offsets {
             ("OFF_SHUTDOWN", btf.offset("sock", &["sk_shutdown"])?),
             ("OFF_USER_DATA", btf.offset("sock", &["sk_user_data"])?),
             ("OFF_STATE", btf.offset("sk_psock", &["state"])?),
+            ("OFF_QUEUE", btf.offset("sk_psock", &["ingress_msg"])?),
+            ("OFF_REFS", btf.offset("sock", &["__sk_common", "skc_refcnt"])?),
+            ("OFF_OWNED", btf.offset("sock", &["sk_lock", "owned"])?),
+            ("OFF_TIMER_1", timer(&btf, &[("inet_connection_sock", "icsk_retransmit_timer"), ("sock", "tcp_retransmit_timer")])),
+            ("OFF_TIMER_2", timer(&btf, &[("inet_connection_sock", "icsk_delack_timer")])),
+            ("OFF_TIMER_3", timer(&btf, &[("sock", "sk_timer"), ("inet_connection_sock", "icsk_keepalive_timer")])),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
+            ("BIT_USERLOCKS", btf.bit("sock", &["sk_userlocks"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
             ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
             ("OFF_DENTRY", btf.offset("file", &["f_path", "dentry"])?),
             ("OFF_NAME", btf.offset("dentry", &["d_name", "name"])?),
         ]))
     }
+}
+
+/// A socket's timer by any of its names. One that is not known counts as never pending: a socket that it is set for seems
+/// to be in somebody's hands, and stays where it is.
+fn timer(btf: &Btf, names: &[(&str, &str)]) -> u32 {
+    names.iter().find_map(|(of, name)| btf.offset(of, &[name, "entry", "pprev"]).ok()).unwrap_or(u32::MAX)
 }
 
 impl Fastpath {
@@ -170,8 +181,9 @@ impl Fastpath {
                     Slots::map(fd, max).map_err(|source| LoadError::Map { name: "WH_SLOTS", source })?
                 },
                 max_pairs: max,
-                inject_limit: tuning.inject_limit,
-                backlog: backlog_program(&mut ebpf)?,
+                limit: tuning.limit,
+                backlog: question(&mut ebpf, "wh_backlog")?,
+                quiet: question(&mut ebpf, "wh_quiet")?,
                 cpus: aya::util::nr_cpus().map_or(1, |cpus| cpus),
                 pairs: Mutex::default(),
                 heads_of: Mutex::new(HashMap::new()),
@@ -215,8 +227,7 @@ fn attach(ebpf: &mut Ebpf) -> Result<Option<String>, LoadError> {
 }
 
 /// Loaded and never attached: it is run when somebody wants to know.
-fn backlog_program(ebpf: &mut Ebpf) -> Result<Question, LoadError> {
-    let name = "wh_backlog";
+fn question(ebpf: &mut Ebpf, name: &'static str) -> Result<Question, LoadError> {
     let failed = |source| LoadError::Program { name, source };
     let program: &mut RawTracePoint = program(ebpf, name)?;
     program.load().map_err(failed)?;
@@ -224,17 +235,13 @@ fn backlog_program(ebpf: &mut Ebpf) -> Result<Question, LoadError> {
     Ok(Question::new(fd.map_err(|source| LoadError::Map { name, source })?))
 }
 
-/// Watches the kernel's own functions: whoever uses splice(2), and what has arrived in a queue. Each as far as it goes.
+/// Watches a function of the kernel's own, that which splice(2) reads through.
 fn watch_kernel(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     let failed = |name| move |source| LoadError::Program { name, source };
     let name = "wh_splice";
     let btf = AyaBtf::from_sys_fs().map_err(|error| failed(name)(error.into()))?;
-    let splices = program::<FEntry>(ebpf, name)
-        .and_then(|program| program.load("tcp_read_sock", &btf).and_then(|()| program.attach()).map_err(failed(name)));
-    let name = "wh_arrived";
-    let arrivals = program::<FExit>(ebpf, name)
-        .and_then(|program| program.load("tcp_bpf_sendmsg_redir", &btf).and_then(|()| program.attach()).map_err(failed(name)));
-    splices.map(drop).and(arrivals.map(drop))
+    let program: &mut FEntry = program(ebpf, name)?;
+    program.load("tcp_read_sock", &btf).and_then(|()| program.attach()).map_err(failed(name)).map(drop)
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>

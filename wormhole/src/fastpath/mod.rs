@@ -59,10 +59,12 @@ pub struct Fastpath {
     free: Table<u32, u32>,
     slots: Slots,
     max_pairs: u32,
-    /// Bytes in front of a reader at which the relay puts no more there.
-    inject_limit: u64,
+    /// Bytes in front of a reader at which no more is put there.
+    limit: u64,
     /// Says how much waits in front of an application.
     backlog: Question,
+    /// Says whether an application's queue is empty and stays so.
+    quiet: Question,
     cpus: usize,
     /// Who may be joined by a further segment, by slot.
     pairs: Mutex<HashMap<u32, Weak<Pair>>>,

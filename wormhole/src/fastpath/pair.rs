@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use wormhole_common::{MEMBER_ENROLLED, Member, Role, socket_key};
+use wormhole_common::{MEMBER_ENROLLED, Member, OFF_SMALL, QUESTION_WORDS, Role, socket_key};
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
 /// connection lets go.
@@ -67,8 +67,13 @@ impl Pair {
 
     /// True once both applications' sockets are enrolled and nothing is switched off: both can send direct.
     pub fn is_complete(&self) -> bool {
-        let server = self.server().is_some_and(|s| s.enrolled() != 0 && s.spliced() == 0);
-        server && self.client().is_some_and(|c| c.spliced() == 0)
+        let direct = |side: Side<'_>| side.spliced() == 0 && side.off() == 0;
+        self.server().is_some_and(|server| server.enrolled() != 0 && direct(server)) && self.client().is_some_and(direct)
+    }
+
+    /// True when one of the applications streams small messages, and was left to TCP for that.
+    pub fn is_small(&self) -> bool {
+        [self.client(), self.server()].into_iter().flatten().any(|side| side.off() == OFF_SMALL)
     }
 
     /// The application, if one used splice(2).
@@ -149,20 +154,34 @@ impl Link {
 
     /// Bytes that wait in front of the application in `role`.
     pub fn waiting(&self, role: Role) -> u64 {
-        let Pair { slot, generation, .. } = *self.pair;
-        let words = [slot.into(), generation.into(), role as u64];
         // It cannot fail for a program that is loaded; if it does, the kernel's own limits hold.
-        self.pair.fastpath.backlog.ask(&words).unwrap_or_default().into()
+        self.pair.fastpath.backlog.ask(&self.words(role)).unwrap_or_default().into()
     }
 
-    /// Bytes that may be put into the queue of the application in `role` now; 0: it is full, ask again.
-    ///
-    /// All or nothing: what is on its way is little, and when it is all there the sender goes direct again. A relay that
-    /// fed the reader in small bites would never be done.
-    pub fn room(&self, role: Role) -> u64 {
-        let waiting = self.waiting(role);
-        let limit = self.pair.fastpath.inject_limit;
-        if waiting > limit / 2 { 0 } else { limit }
+    fn words(&self, role: Role) -> [u64; QUESTION_WORDS] {
+        let Pair { slot, generation, .. } = *self.pair;
+        [slot.into(), generation.into(), role as u64]
+    }
+
+    /// Takes the socket of whoever sends to the application in `role` out of the map, if it streams small messages: as an
+    /// ordinary socket it is faster. Tells whether that is done; it is not while something is in its own queue.
+    pub fn let_go(&self, role: Role) -> bool {
+        let Pair { slot, generation, .. } = *self.pair;
+        let sender = if role == Role::Client { Role::Server } else { Role::Client };
+        let Some(side) = self.pair.side(sender).filter(|side| side.off() == OFF_SMALL) else { return false };
+        side.shut();
+        if self.pair.fastpath.quiet.ask(&self.words(sender)).unwrap_or_default() == 0 {
+            return false;
+        }
+        // One that is not there any more is as good.
+        let _ = self.pair.fastpath.sockets.remove(&socket_key(slot, generation, sender as u32));
+        true
+    }
+
+    /// Bytes that may wait in front of an application when the relay puts more there: half of what a sender may put there
+    /// itself, so that a stream that had to wait for a reader goes on for a while before it must wait again.
+    pub fn low_water(&self) -> u64 {
+        self.pair.fastpath.limit / 2
     }
 
     /// Says that bytes for the application in `role` are being moved on this cpu from now on, or are not: their sender

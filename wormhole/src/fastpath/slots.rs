@@ -4,9 +4,9 @@ use rustix::fd::AsFd;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
-use wormhole_common::{Slot, SlotSide};
+use wormhole_common::{LEFT, Slot, SlotSide};
 
 /// The array of slots.
 #[derive(Debug)]
@@ -74,6 +74,7 @@ impl Side<'_> {
     field!(enrolled: AtomicU8, u8, Acquire, "1 once the application's socket is enrolled.");
     field!(unread: AtomicU8, u8, Acquire, "1 when it was closed with bytes unread.");
     field!(spliced: AtomicU8, u8, Acquire, "1 when the application used splice(2) on it.");
+    field!(off: AtomicU8, u8, Acquire, "Why nothing that this side sends goes direct any more; 0: it does.");
     field!(hops: AtomicU32, u32, Acquire, "Segments before the last one of a chain.");
     field!(direct_bytes: AtomicU64, u64, Relaxed, "Bytes that went straight to the other side.");
 
@@ -88,6 +89,12 @@ impl Side<'_> {
         let mover = cpu.and_then(|cpu| u32::try_from(cpu).ok()).map_or(0, |cpu| cpu + 1);
         // SAFETY: as above.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.at).mover) }.store(mover, Relaxed);
+    }
+
+    /// Lets nothing more be put into this side's redirected queue: what comes for it comes by TCP, and is read after it.
+    pub fn shut(self) {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.at).queued) }.fetch_or(LEFT, AcqRel);
     }
 
     /// Begins the next use of the slot.

@@ -25,6 +25,8 @@ pub enum Why {
     ServerUnknown,
     /// An application used splice(2) on the connection.
     Spliced,
+    /// An application streams small messages.
+    Small,
 }
 
 impl Why {
@@ -43,6 +45,7 @@ impl Why {
             Self::ServerSpared(_) => "server-spared",
             Self::ServerUnknown => "server-unknown",
             Self::Spliced => "spliced",
+            Self::Small => "small",
         }
     }
 }
@@ -64,6 +67,7 @@ impl fmt::Display for Why {
             Self::ServerSpared(exe) => return write!(f, "the server's executable {exe} is kept off the fast path"),
             Self::ServerUnknown => "it was not known yet which executable listens at the tail",
             Self::Spliced => "an application used splice(2), which does not see redirected bytes",
+            Self::Small => "an application streams small messages, which TCP makes large ones of",
         })
     }
 }

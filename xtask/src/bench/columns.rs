@@ -13,6 +13,8 @@ pub enum Measure {
     Stream(u32),
     /// The same to a server that spoke first, server and client on different cpus.
     Sized(u32),
+    /// The same, everything on one cpu.
+    SizedOneCpu(u32),
     /// 64 KiB writes that begin directly after connect().
     Early,
     /// Connections per second from so many clients.
@@ -39,7 +41,7 @@ impl Measure {
     /// Measured in every round; the others say something that one run decides.
     pub fn repeats(self) -> bool {
         use Measure::*;
-        matches!(self, RttOneCpu | RttTwoCpus | Stream(_) | Sized(_) | Early | Connects(_) | Redis(_) | Selects)
+        matches!(self, RttOneCpu | RttTwoCpus | Stream(_) | Sized(_) | SizedOneCpu(_) | Early | Connects(_) | Redis(_) | Selects)
     }
 }
 
@@ -90,7 +92,8 @@ macro_rules! columns {
 }
 
 use Measure::{
-    Connects, Early, HalfClose, Idle, Integrity, Redis, Reset, RttOneCpu, RttTwoCpus, Selects, Sequential, Sized, Stall, Stream,
+    Connects, Early, HalfClose, Idle, Integrity, Redis, Reset, RttOneCpu, RttTwoCpus, Selects, Sequential, Sized, SizedOneCpu,
+    Stall, Stream,
 };
 use Show::{Number, Words};
 
@@ -142,6 +145,13 @@ pub static FASTPATH: &[Column] = columns! {
     "size256k"     "sizes"   "stream, 256 KiB writes"           "GB/s"    Higher Number(2), Sized(256 << 10);
     "size1m"       "sizes"   "stream, 1 MiB writes"             "GB/s"    Higher Number(2), Sized(1 << 20);
     "size64k_cpu"  "sizes"   "CPU, 64 KiB writes"               "s/GB"    Lower  Number(2), Sized(64 << 10);
+    "one64"        "onecpu"  "stream, 64 B, one cpu"            "GB/s"    Higher Number(3), SizedOneCpu(64);
+    "one1k"        "onecpu"  "stream, 1 KiB, one cpu"           "GB/s"    Higher Number(2), SizedOneCpu(1 << 10);
+    "one4k"        "onecpu"  "stream, 4 KiB, one cpu"           "GB/s"    Higher Number(2), SizedOneCpu(4 << 10);
+    "one16k"       "onecpu"  "stream, 16 KiB, one cpu"          "GB/s"    Higher Number(2), SizedOneCpu(16 << 10);
+    "one64k"       "onecpu"  "stream, 64 KiB, one cpu"          "GB/s"    Higher Number(2), SizedOneCpu(64 << 10);
+    "one64k_cpu"   "onecpu"  "CPU, 64 KiB writes, one cpu"      "s/GB"    Lower  Number(2), SizedOneCpu(64 << 10);
+    "one1m"        "onecpu"  "stream, 1 MiB, one cpu"           "GB/s"    Higher Number(2), SizedOneCpu(1 << 20);
     "share64"      "shares"  "socket to socket, 64 B writes"    "%"       Higher Number(0), Sized(64);
     "share4k"      "shares"  "socket to socket, 4 KiB writes"   "%"       Higher Number(0), Sized(4 << 10);
     "share64k"     "shares"  "socket to socket, 64 KiB writes"  "%"       Higher Number(0), Sized(64 << 10);
@@ -179,12 +189,27 @@ static SIZES: &[StreamColumns] = &[
     StreamColumns { size: 1 << 20, speed: "size1m", cpu: None, share: None },
 ];
 
+#[rustfmt::skip]
+static ONE_CPU: &[StreamColumns] = &[
+    StreamColumns { size: 64, speed: "one64", cpu: None, share: None },
+    StreamColumns { size: 1 << 10, speed: "one1k", cpu: None, share: None },
+    StreamColumns { size: 4 << 10, speed: "one4k", cpu: None, share: None },
+    StreamColumns { size: 16 << 10, speed: "one16k", cpu: None, share: None },
+    StreamColumns { size: 64 << 10, speed: "one64k", cpu: Some("one64k_cpu"), share: None },
+    StreamColumns { size: 1 << 20, speed: "one1m", cpu: None, share: None },
+];
+
 /// What [`Measure::Early`] fills.
 pub const EARLY: StreamColumns = StreamColumns { size: 64 << 10, speed: "early64k", cpu: None, share: Some("early_direct") };
 
 /// What [`Measure::Sized`] fills.
 pub fn sized(size: u32) -> Option<StreamColumns> {
     SIZES.iter().copied().find(|columns| columns.size == size)
+}
+
+/// What [`Measure::SizedOneCpu`] fills.
+pub fn sized_one_cpu(size: u32) -> Option<StreamColumns> {
+    ONE_CPU.iter().copied().find(|columns| columns.size == size)
 }
 
 /// The column of the speed at each size, in bytes.
@@ -244,9 +269,13 @@ mod tests {
 
     #[test]
     fn every_size_has_its_columns() -> Result<()> {
-        for column in FASTPATH.iter().filter(|c| ["sizes", "shares"].contains(&c.group)) {
-            let Sized(size) = column.measure else { bail!("{} is no size", column.id) };
-            let of = sized(size).context("a size without columns")?;
+        for column in FASTPATH.iter().filter(|c| ["sizes", "onecpu", "shares"].contains(&c.group)) {
+            let of = match column.measure {
+                Sized(size) => sized(size),
+                SizedOneCpu(size) => sized_one_cpu(size),
+                _ => bail!("{} is no size", column.id),
+            };
+            let of = of.context("a size without columns")?;
             assert!(column.id == of.speed || [of.cpu, of.share].contains(&Some(column.id)));
         }
         assert!(speeds().all(|(_, id)| FASTPATH.iter().any(|c| c.id == id)));

@@ -133,8 +133,18 @@ struct Flow {
     seconds: f64,
     /// The server has spoken before the client begins: whatever a proxy sets up has been set up.
     greeted: bool,
-    /// Server on the first cpu, client on the second; else where the scheduler likes.
-    pinned: bool,
+    place: Place,
+}
+
+/// Where server and client run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Where the scheduler likes.
+    Anywhere,
+    /// The server on the first cpu, the client on the second.
+    Apart,
+    /// Both on the first cpu, and the proxy too.
+    Together,
 }
 
 /// Values by the id of their column.
@@ -161,19 +171,27 @@ impl Bench {
                 vec![("rtt2", get(&report, "p50")?), ("rtt2_p99", get(&report, "p99")?), ("rtt2_p999", get(&report, "p999")?)]
             }
             Measure::Stream(size) => {
-                let flow = Flow { size, seconds: effort.stream_seconds, greeted: false, pinned: false };
+                let flow = Flow { size, seconds: effort.stream_seconds, greeted: false, place: Place::Anywhere };
                 let (speed, cpu) = self.stream(variant, measure, &flow)?;
                 if size == 4096 { vec![("stream4k", speed), ("cpu4k", cpu)] } else { vec![("stream64k", speed), ("cpu64k", cpu)] }
             }
             Measure::Sized(size) => {
                 let columns = columns::sized(size).context("no columns for this size")?;
-                let flow = Flow { size, seconds: effort.stream_seconds, greeted: true, pinned: true };
+                let flow = Flow { size, seconds: effort.stream_seconds, greeted: true, place: Place::Apart };
                 self.shared_stream(variant, measure, &flow, columns)?
+            }
+            Measure::SizedOneCpu(size) => {
+                let columns = columns::sized_one_cpu(size).context("no columns for this size")?;
+                let flow = Flow { size, seconds: effort.stream_seconds, greeted: true, place: Place::Together };
+                variant.pin(&[self.cpu(0)])?;
+                let values = self.shared_stream(variant, measure, &flow, columns);
+                variant.pin(&self.cpus)?;
+                values?
             }
             // An upload that begins directly after connect(), before anything in between can be ready.
             Measure::Early => {
                 let columns = columns::EARLY;
-                let flow = Flow { size: columns.size, seconds: effort.early_seconds, greeted: false, pinned: true };
+                let flow = Flow { size: columns.size, seconds: effort.early_seconds, greeted: false, place: Place::Apart };
                 self.shared_stream(variant, measure, &flow, columns)?
             }
             Measure::Connects(clients) => {
@@ -252,7 +270,11 @@ impl Bench {
     /// GB/s as the server counts them, and CPU-seconds per GB of all processes together: client, server and what is in
     /// between. What the kernel does for a packet on loopback it does in the time of whoever sent it, so that is in there.
     fn stream(&self, variant: &Variant, measure: Measure, flow: &Flow) -> Result<(f64, f64)> {
-        let (server_cpu, client_cpu) = if flow.pinned { self.apart() } else { (None, None) };
+        let (server_cpu, client_cpu) = match flow.place {
+            Place::Anywhere => (None, None),
+            Place::Apart => self.apart(),
+            Place::Together => (Some(self.cpu(0)), Some(self.cpu(0))),
+        };
         let server = self.server(variant, if flow.greeted { "greeting-sink" } else { "sink" }, server_cpu)?;
         let _profile = profile::start(self, variant, measure);
         let before = variant.cpu_seconds();

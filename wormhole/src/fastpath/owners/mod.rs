@@ -58,6 +58,8 @@ struct Seen {
     /// By socket.
     holders: Vec<Vec<Holder>>,
     at: Option<Instant>,
+    /// When the last look began that is over.
+    looked: Option<Instant>,
 }
 
 /// All servers that are looked at.
@@ -81,6 +83,20 @@ impl Server {
                 Some(Why::ServerUnknown)
             }
         }
+    }
+
+    /// True when nobody listened when it was last looked, and that was before `since`: whoever accepts a connection that
+    /// has come since then has just started, and will be known in some milliseconds. Asks for the look.
+    pub fn is_about_to_be_known(&self, since: Instant) -> bool {
+        if **self.verdict.load() != Verdict::Unknown {
+            return false;
+        }
+        let seen = self.seen();
+        let waits = seen.sockets.is_empty() && seen.looked.is_none_or(|looked| looked < since);
+        if waits {
+            self.wake.notify_one();
+        }
+        waits
     }
 
     /// True when it is whoever listens at these addresses.
@@ -188,6 +204,7 @@ impl Owners {
 }
 
 fn look(fastpath: &Fastpath, servers: &[Arc<Server>]) {
+    let began = Instant::now();
     let mut stale = Vec::new();
     for server in servers {
         let sockets = listening(&server.namespace, &server.addrs).unwrap_or_else(|error| {
@@ -203,11 +220,12 @@ fn look(fastpath: &Fastpath, servers: &[Arc<Server>]) {
     let found = if wanted.is_empty() { BTreeMap::new() } else { holders(&wanted) };
     for (server, sockets) in stale {
         let holders = sockets.iter().map(|inode| found.get(inode).cloned().unwrap_or_default()).collect();
-        *server.seen() = Seen { sockets, holders, at: Some(Instant::now()) };
+        *server.seen() = Seen { sockets, holders, at: Some(Instant::now()), looked: None };
     }
     // All of them: the list of executables may have grown.
     for server in servers {
         server.judge(fastpath);
+        server.seen().looked = Some(began);
     }
 }
 

@@ -59,7 +59,7 @@ const QUESTIONS: &[Question] = &[
     needed("ulp", options::ulp),
     asked("zerocopy", options::zerocopy),
     asked("splice", data::splice),
-    asked("recv-after-shutdown", ends::recv_after_shutdown),
+    needed("recv-after-shutdown", ends::recv_after_shutdown),
     asked("recv-shutdown", ends::recv_shutdown),
     asked("waitall", data::waitall),
     asked("rcvlowat", options::rcvlowat),

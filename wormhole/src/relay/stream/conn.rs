@@ -60,8 +60,6 @@ pub struct Conn {
     pub link: Result<Link, Why>,
     /// Why its server is not to be enrolled.
     pub no_server: Option<Why>,
-    /// How long to wait before the next look at a receiver's full queue.
-    pub pause: Duration,
     /// What went past the relay when a deadline last asked.
     seen: u64,
     head: OwnedFd,
@@ -83,8 +81,8 @@ pub enum Step {
     Wait,
     /// There is more to move: give it another turn after the others.
     Again,
-    /// A receiver's redirected queue is full: give it another turn soon.
-    Full,
+    /// A receiver's redirected queue is full: give it another turn after that time.
+    Full(Duration),
     /// Both directions ended: close it.
     Over,
     /// A side was reset or failed: reset both.
@@ -109,7 +107,6 @@ impl Conn {
             active: now,
             link,
             no_server: None,
-            pause: Duration::ZERO,
             seen: 0,
             head,
             tail: None,
@@ -212,18 +209,12 @@ impl Conn {
                 if let Some(side) = self.hand_on_ends() {
                     return Step::Reset(side, Errno::CONNRESET);
                 }
-                if up == Turn::Again || down == Turn::Again {
-                    Step::Again
-                } else if self.is_full() {
-                    Step::Full
-                } else {
-                    Step::Wait
-                }
+                if up == Turn::Again || down == Turn::Again { Step::Again } else { self.full().map_or(Step::Wait, Step::Full) }
             }
         };
         match (step, self.failed) {
             // The other side does not read, so the pump did not come across the error by itself.
-            (Step::Wait | Step::Full, Some(side)) => Step::Reset(side, self.error_of(side)),
+            (Step::Wait | Step::Full(_), Some(side)) => Step::Reset(side, self.error_of(side)),
             (step, _) => step,
         }
     }
@@ -261,20 +252,15 @@ impl Conn {
         turn
     }
 
-    fn is_full(&self) -> bool {
-        self.to_tail.is_full() || self.to_head.is_full()
+    fn full(&self) -> Option<Duration> {
+        [&self.to_tail, &self.to_head].into_iter().filter_map(|pump| pump.queue.full()).min()
     }
 
     /// Another turn for a connection whose receiver's queue was full.
     pub fn retry(&mut self, tools: &mut Tools) -> Step {
-        let before = self.to_tail.bytes + self.to_head.bytes;
-        self.to_tail.retry();
-        self.to_head.retry();
-        let step = self.advance(tools);
-        if self.to_tail.bytes + self.to_head.bytes > before {
-            self.pause = Duration::ZERO;
-        }
-        step
+        self.to_tail.queue.retry();
+        self.to_head.queue.retry();
+        self.advance(tools)
     }
 
     /// True when bytes went past the relay since the last call.
@@ -372,6 +358,7 @@ impl Conn {
             Err(why) => Some(why.clone()),
             Ok(link) if link.pair().is_complete() => None,
             Ok(link) if link.pair().spliced().is_some() => Some(Why::Spliced),
+            Ok(link) if link.pair().is_small() => Some(Why::Small),
             Ok(_) => Some(self.no_server.clone().unwrap_or(Why::ServerUnseen)),
         }
     }

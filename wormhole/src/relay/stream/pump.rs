@@ -9,11 +9,13 @@
 //! Where the receiver's socket is enrolled in the fast path, what is written goes into its redirected queue (it is
 //! injected): a receiver reads that queue before its TCP queue, so all bytes must take the same way.
 
+use super::inject::Queue;
 use super::pipes::{Pipe, Pipes};
+use super::socket::acknowledge;
 use crate::fastpath::{Link, Role};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown, sockopt};
+use rustix::net::{SendFlags, Shutdown};
 
 /// The most that one read takes, and so the most that one direction keeps in userspace.
 pub const CHUNK_MAX: usize = 256 * 1024;
@@ -23,8 +25,6 @@ const CHUNK_FIRST: usize = 16 * 1024;
 const STREAMING: usize = 64 * 1024;
 /// A turn that splices less than this was no stream any more: a copy is cheaper for small messages.
 const TRICKLE: usize = 32 * 1024;
-/// Receive buffer of a socket whose stream is injected: little may be on its way when the sender is to go direct.
-const WINDOW: usize = 128 * 1024;
 /// Bytes that one pump moves before others get their turn.
 const TURN: usize = 1024 * 1024;
 
@@ -100,17 +100,12 @@ pub struct Pump {
     /// Both ends can be spliced, and the last reads came back full.
     streaming: bool,
     out: Out,
-    /// The receiver's redirected queue is full; nothing tells when it is not any more.
-    full: bool,
-    /// Bytes that may be injected before the receiver's queue is looked at again.
-    room: u64,
-    /// The source's receive buffer was made small.
-    narrowed: bool,
+    pub(super) queue: Queue,
     /// What was read and not written yet.
     stuck: Option<Stuck>,
     /// Size of the next read; 0: not read yet.
     chunk: usize,
-    eof: bool,
+    pub(super) eof: bool,
     ended: bool,
     handed_on: bool,
     /// Bytes written.
@@ -132,16 +127,6 @@ impl Pump {
     /// True while something was read and not written yet.
     pub fn is_stuck(&self) -> bool {
         self.stuck.is_some() || self.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty())
-    }
-
-    /// True while the receiver's redirected queue is full.
-    pub fn is_full(&self) -> bool {
-        self.full
-    }
-
-    /// Tries again to write into a queue that was full.
-    pub fn retry(&mut self) {
-        self.full = false;
     }
 
     /// Takes the next turn for one of a stream.
@@ -210,9 +195,10 @@ impl Pump {
             if self.streaming && self.pipe.is_none() {
                 self.pipe = tools.pipes.borrow();
             }
-            let step = match &mut self.pipe {
-                Some(pipe) => fill(pipe, src, src_ready, &mut self.eof),
-                None => self.copy((src, src_ready), (dst, dst_ready), lane, &mut tools.scratch),
+            let step = match (&mut self.pipe, lane.filter(|_| self.out == Out::Inject)) {
+                (Some(pipe), _) => fill(pipe, src, src_ready, &mut self.eof),
+                (None, Some(lane)) => self.inject((src, src_ready), (dst, dst_ready), lane, &mut tools.scratch),
+                (None, None) => self.copy((src, src_ready), (dst, dst_ready), lane, &mut tools.scratch),
             };
             if let Some(turn) = step {
                 return turn;
@@ -237,16 +223,15 @@ impl Pump {
         if got == 0 {
             self.eof = true;
             src_ready.readable = false;
+            if lane.is_some() {
+                acknowledge(src);
+            }
             return None;
         }
         if got == want {
             self.chunk = (want * 2).min(CHUNK_MAX);
             let streams = want >= STREAMING && src_ready.spliced && dst_ready.spliced;
             self.streaming = streams && self.out == Out::Plain;
-            if streams && self.out == Out::Inject && !std::mem::replace(&mut self.narrowed, true) {
-                // Refused without CAP_NET_ADMIN; then more is on its way, and the sender goes direct later.
-                let _ = sockopt::set_socket_recv_buffer_size_force(src, WINDOW);
-            }
         } else {
             // The queue is empty: whatever arrives from now on is a new edge (epoll(7), Q9).
             src_ready.readable = src_ready.exact;
@@ -284,7 +269,7 @@ impl Pump {
     fn unstick(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, lane: Option<Lane<'_>>) -> Option<Turn> {
         let mut stuck = self.stuck.take()?;
         let rest = stuck.data.get(stuck.from..).unwrap_or_default();
-        if dst_ready.writable && !self.full {
+        if dst_ready.writable && self.queue.full().is_none() {
             match self.write(dst, dst_ready, lane, rest) {
                 Ok(put) if put == rest.len() => return None,
                 Ok(put) => stuck.from += put,
@@ -301,31 +286,33 @@ impl Pump {
             let injects = lane.is_some_and(|lane| lane.link.inject_into(lane.to, dst));
             self.out = if injects { Out::Inject } else { Out::Plain };
         }
-        let mut put = 0;
-        if let Some(lane) = lane.filter(|_| self.out == Out::Inject && self.room < data.len() as u64) {
-            self.room = lane.link.room(lane.to);
-            self.full = self.room == 0;
-        }
-        if self.full {
+        let injects = lane.filter(|_| self.out == Out::Inject);
+        if injects.is_some_and(|lane| !self.queue.takes(lane)) {
             return Ok(0);
         }
+        let put = self.send(dst, dst_ready, data)?;
+        if let Some(lane) = injects {
+            self.queue.put(put);
+            lane.link.publish(lane.to, self.bytes);
+        }
+        Ok(put)
+    }
+
+    /// Sends until all is sent or the socket is full.
+    pub(super) fn send(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, data: &[u8]) -> Result<usize, Errno> {
+        let mut put = 0;
         while let Some(rest) = data.get(put..).filter(|r| !r.is_empty()) {
             match rustix::net::send(dst, rest, SendFlags::NOSIGNAL) {
                 Ok(n) => {
                     put += n;
                     self.bytes += n as u64;
-                    // After the send: from now on the sender may overtake nothing.
-                    if let Some(lane) = lane.filter(|_| self.out == Out::Inject) {
-                        self.room = self.room.saturating_sub(n as u64);
-                        lane.link.publish(lane.to, self.bytes);
-                    }
                 }
                 Err(Errno::AGAIN) => {
                     dst_ready.writable = false;
                     break;
                 }
                 Err(Errno::NOMEM | Errno::NOBUFS) if self.out == Out::Inject => {
-                    self.full = true;
+                    self.queue.overflows();
                     break;
                 }
                 Err(Errno::INTR) => {}
@@ -350,7 +337,7 @@ fn fill(pipe: &mut Pipe, src: BorrowedFd<'_>, src_ready: &mut Ready, eof: &mut b
 }
 
 /// What a read that failed means. `None`: go on.
-fn not_read(error: Errno, src_ready: &mut Ready) -> Option<Turn> {
+pub(super) fn not_read(error: Errno, src_ready: &mut Ready) -> Option<Turn> {
     match error {
         Errno::AGAIN => {
             src_ready.readable = false;

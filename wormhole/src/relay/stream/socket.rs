@@ -2,7 +2,7 @@
 
 use crate::fastpath::Link;
 use crate::relay::{RelayOptions, Target, TargetAddr};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
@@ -45,6 +45,17 @@ pub fn prepare_tcp(fd: BorrowedFd<'_>, options: &RelayOptions) -> Result<(), Err
 pub fn end_orderly(fd: BorrowedFd<'_>) {
     // Fails only for a socket that is gone already.
     let _ = sockopt::set_socket_linger(fd, None);
+}
+
+/// Acknowledges what has arrived on a TCP socket, if that has not been done, and leaves what arrives later to be
+/// acknowledged when this is called again, or after some time (at most 200 ms, as by tcp(7)).
+pub fn acknowledge(fd: BorrowedFd<'_>) {
+    /// Not 0, so that it happens now; and even, so that it happens once (`__tcp_sock_set_quickack` in net/ipv4/tcp.c).
+    static ONCE: libc::c_int = 2;
+    let length = libc::socklen_t::try_from(size_of_val(&ONCE)).unwrap_or_default();
+    // It fails only on a socket that is gone, and then there is nothing to be said.
+    // SAFETY: a descriptor that is open, and an int.
+    unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_QUICKACK, (&raw const ONCE).cast(), length) };
 }
 
 /// What came of an attempt to connect.

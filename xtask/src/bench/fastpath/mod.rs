@@ -32,9 +32,10 @@ use wormhole_tests::engine::Engine;
 use wormhole_tests::images::{self, Image};
 
 /// What a reader must know.
-const NOTES: [&str; 4] = [
+const NOTES: [&str; 5] = [
     "round trips: 1 byte; on one cpu client, server and proxy are pinned to it, on two the server is on the first, the client on the second",
-    "streams and real servers: the server on the first cpu, the client on the second, a proxy free; connections: nothing is pinned",
+    "streams and real servers: the server on the first cpu, the client on the second, a proxy free; \"one cpu\": all on the first; connections: nothing is pinned",
+    "the buffers of streams begin where a page begins: some CPUs copy slowly to a place a few bytes further on in its page than where it comes from",
     "streams by size begin when the server has spoken; \"directly after connect\" begins before anything in between can be ready",
     "CPU: client, server and proxy together; what the kernel does for loopback it does in their time",
 ];

@@ -65,13 +65,13 @@ impl Setting {
 
     /// The columns unless the arguments name some.
     fn includes(self, column: &Column, quick: bool) -> bool {
-        let few = ["size64", "size4k", "size64k", "size64k_cpu", "size1m"];
+        let few = ["size64", "size4k", "size64k", "size64k_cpu", "size1m", "one64k", "one64k_cpu"];
         let all_sizes = self == Self::Host && !quick;
         match self {
             Self::Unrelated => ["conn1", "size64k"].contains(&column.id),
             Self::Into if column.group == columns::APPS => false,
             // The share of bytes is told beside the speed, and costs nothing.
-            _ => all_sizes || column.group != "sizes" || few.contains(&column.id),
+            _ => all_sizes || !["sizes", "onecpu"].contains(&column.group) || few.contains(&column.id),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The load generators: round trips, streams, connections.
 
+use super::block::Block;
 use super::{Report, report};
 use crate::bench::net::{Endpoint, PATIENCE};
 use anyhow::{Context, Result, anyhow, bail};
@@ -45,14 +46,15 @@ pub fn stream(to: &Endpoint, seconds: f64, size: usize, greeted: bool) -> Result
     if greeted {
         socket.read_exact(&mut [0]).context("read the server's greeting")?;
     }
-    let block = vec![b's'; size];
+    let mut block = Block::new(size);
+    let block = block.bytes();
     // The clock is read once per MiB: at 64 B a read of it would cost as much as the write.
     let burst = ((1 << 20) / size).max(1);
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     let mut bytes = 0_u64;
     while Instant::now() < end {
         for _ in 0..burst {
-            socket.write_all(&block).context("send a block")?;
+            socket.write_all(block).context("send a block")?;
             bytes += size as u64;
         }
     }

@@ -4,6 +4,7 @@
 //! (name -> number) when it has finished; a server stops when its standard input ends, so that nothing outlives the bench.
 
 mod apps;
+mod block;
 mod clients;
 mod exec;
 mod idle;

@@ -1,5 +1,6 @@
 //! The server behind the proxies: one mode a measurement.
 
+use super::block::Block;
 use super::{idle, integrity, report};
 use crate::bench::net::Endpoint;
 use anyhow::{Context, Result};
@@ -138,10 +139,10 @@ fn echo(socket: &mut Socket) -> Result<()> {
 }
 
 fn sink(socket: &mut Socket, tally: &Tally) -> Result<()> {
-    let mut buffer = vec![0; 256 << 10];
+    let mut buffer = Block::new(256 << 10);
     let mut first = None;
     loop {
-        let read = socket.read(&mut buffer)?;
+        let read = socket.read(buffer.bytes())?;
         let now = Instant::now();
         if read == 0 {
             *lock(&tally.span) = first.map(|first| (first, now));

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_LATER: Duration = Duration::from_millis(100);
 
-/// How soon a look is taken again at a receiver's queue that was full: at first, and when it does not shrink.
-const FULL_FIRST: Duration = Duration::from_micros(50);
-const FULL_LATER: Duration = Duration::from_millis(10);
+/// How long a connection waits until it is known who listens at its tail, and how often it asks.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Worker {
     pub(super) fn begin(&mut self, listener: &Arc<Listener>, accepted: Accepted) {
@@ -53,6 +53,12 @@ impl Worker {
                 return;
             }
         };
+        let server = conn.link.as_ref().ok().and(target.server.as_ref());
+        if now < conn.since + LOOK && server.is_some_and(|server| server.is_about_to_be_known(conn.since)) {
+            self.timers.set(&mut conn.deadline, Some(now + LOOK_AGAIN), slot, conn.generation);
+            self.watch_head(slot);
+            return;
+        }
         // Asked for each attempt: the tail may have changed since the one before.
         conn.no_server = conn.link.as_ref().ok().and(target.server.as_ref()).and_then(|server| server.objection());
         let link = conn.link.as_ref().ok().filter(|_| conn.no_server.is_none());
@@ -171,9 +177,8 @@ impl Worker {
         match step {
             Step::Wait => {}
             Step::Again => self.again.push((slot, conn.generation)),
-            Step::Full => {
-                conn.pause = (conn.pause * 2).clamp(FULL_FIRST, FULL_LATER);
-                self.full.insert((slot, conn.generation), Instant::now() + conn.pause);
+            Step::Full(pause) => {
+                self.full.insert((slot, conn.generation), Instant::now() + pause);
             }
             Step::Over => {
                 conn.end_orderly();

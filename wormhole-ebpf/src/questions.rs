@@ -1,0 +1,49 @@
+//! What wormholed asks: programs that are never attached, only run (`BPF_PROG_TEST_RUN` of a raw tracepoint, Linux 5.10).
+//! The answer is the return value. Not by aya's `#[raw_tracepoint]`, whose programs always return 0.
+
+use crate::kernel::{backlog, is_drained, is_left_alone};
+use crate::maps::{is_settled, slot};
+use core::ffi::c_void;
+use wormhole_common::{Role, SlotSide};
+
+/// The side that is asked about, and the other one.
+///
+/// # Safety
+/// The context is three words: slot, generation, role. The verifier checks that no more is read.
+#[inline(always)]
+unsafe fn sides<'a>(ctx: *mut c_void) -> Option<(&'a mut SlotSide, &'a mut SlotSide)> {
+    // SAFETY: the context is the words that wormholed handed in.
+    let word = |index: usize| unsafe { *ctx.cast::<u64>().add(index) } as u32;
+    let (index, generation, role) = (word(0), word(1), word(2));
+    let [client, server] = &mut slot(index)?.sides;
+    let (mine, peer) = if role == Role::Client as u32 { (client, server) } else { (server, client) };
+    (mine.generation == generation && mine.enrolled != 0).then_some((mine, peer))
+}
+
+/// How many bytes wait in front of an application, before wormholed puts more there.
+///
+/// # Safety
+/// As above.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub unsafe extern "C" fn wh_backlog(ctx: *mut c_void) -> u32 {
+    // SAFETY: the caller's promise.
+    match unsafe { sides(ctx) } {
+        Some((mine, _)) => backlog(mine.sock).min(u32::MAX.into()) as u32,
+        // One that is gone takes nothing; whoever sends learns that from TCP.
+        None => 0,
+    }
+}
+
+/// 1 when nothing is in an application's redirected queue, nor on its way there, provided that nothing new may be put
+/// there ([`wormhole_common::LEFT`]): then its socket can be taken out of the map.
+///
+/// # Safety
+/// As above.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub unsafe extern "C" fn wh_quiet(ctx: *mut c_void) -> u32 {
+    // SAFETY: the caller's promise.
+    let Some((mine, peer)) = (unsafe { sides(ctx) }) else { return 0 };
+    u32::from(is_settled(mine, peer) && is_left_alone(mine.sock) && is_drained(mine.sock))
+}

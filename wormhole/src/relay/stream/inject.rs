@@ -1,0 +1,173 @@
+//! The relay's part of a connection on the fast path: it puts bytes that went by TCP into the receiver's redirected queue.
+//!
+//! The sender goes direct again once everything is in that queue. So that it does not send more by TCP meanwhile, it is
+//! kept waiting for an acknowledgement, and gets it when that is so: bytes are looked at first, put into the queue,
+//! published, and only then taken from the socket and acknowledged.
+
+use super::pump::{Lane, Pump, Ready, Turn, not_read};
+use super::socket::acknowledge;
+use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use std::time::{Duration, Instant};
+
+/// How soon a look is taken again at a queue that is full: at first, and when it does not shrink.
+const FIRST: Duration = Duration::from_micros(50);
+const LATER: Duration = Duration::from_millis(10);
+
+/// What is known of a receiver's redirected queue. Nothing tells when its owner has read; one has to look.
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// It is full, and when to look again.
+    full: Option<Duration>,
+    /// Bytes that may be put there before the next look.
+    room: u64,
+    /// What the last look saw, while it is full.
+    seen: Option<(u64, Instant)>,
+    pause: Duration,
+    /// The sender's socket was taken out of the map.
+    alone: bool,
+}
+
+impl Queue {
+    /// How long to wait before the next look, when it was full.
+    pub fn full(&self) -> Option<Duration> {
+        self.full
+    }
+
+    /// Looks again the next time.
+    pub fn retry(&mut self) {
+        self.full = None;
+    }
+
+    /// The kernel had no memory for more.
+    pub fn overflows(&mut self) {
+        self.full = Some(LATER);
+    }
+
+    /// True when bytes may be put there now.
+    pub fn takes(&mut self, lane: Lane<'_>) -> bool {
+        if self.full.is_none() && self.room == 0 {
+            let low = lane.link.low_water();
+            self.full = self.look(lane.link.waiting(lane.to), low, Instant::now());
+            if self.full.is_none() {
+                self.room = low;
+            }
+        }
+        self.full.is_none()
+    }
+
+    /// Accounts for bytes that were put there.
+    pub fn put(&mut self, bytes: usize) {
+        self.room = self.room.saturating_sub(bytes as u64);
+    }
+
+    /// None when no more than `low` wait; otherwise when that is to be expected.
+    fn look(&mut self, waiting: u64, low: u64, now: Instant) -> Option<Duration> {
+        if waiting <= low {
+            (self.seen, self.pause) = (None, Duration::ZERO);
+            return None;
+        }
+        let guess = match self.seen {
+            Some((before, at)) if before > waiting => {
+                let speed = (before - waiting) as f64 / now.saturating_duration_since(at).as_secs_f64().max(1e-6);
+                Duration::try_from_secs_f64((waiting - low) as f64 / speed).unwrap_or(LATER)
+            }
+            _ => self.pause * 2,
+        };
+        self.seen = Some((waiting, now));
+        self.pause = guess.clamp(FIRST, LATER);
+        Some(self.pause)
+    }
+}
+
+impl Pump {
+    /// Puts what there is into the receiver's queue. `None`: go on.
+    pub(super) fn inject(
+        &mut self,
+        (src, src_ready): (BorrowedFd<'_>, &mut Ready),
+        (dst, dst_ready): (BorrowedFd<'_>, &mut Ready),
+        lane: Lane<'_>,
+        scratch: &mut [u8],
+    ) -> Option<Turn> {
+        if !dst_ready.writable || !self.queue.takes(lane) {
+            return Some(Turn::Waiting);
+        }
+        let want = scratch.len();
+        let got = match rustix::net::recv(src, &mut *scratch, RecvFlags::PEEK) {
+            Ok((_, got)) => got.min(want),
+            Err(e) => return not_read(e, src_ready),
+        };
+        if got == 0 {
+            self.eof = true;
+            src_ready.readable = false;
+            // Whoever shut its side down and waits for an answer is woken by this; better at once than in the midst of it.
+            acknowledge(src);
+            return None;
+        }
+        let put = match self.send(dst, dst_ready, scratch.get(..got).unwrap_or_default()) {
+            Ok(put) => put,
+            Err(e) => return Some(Turn::WriteFailed(e)),
+        };
+        self.queue.put(put);
+        lane.link.publish(lane.to, self.bytes);
+        self.queue.alone = self.queue.alone || lane.link.let_go(lane.to);
+        if let Err(e) = discard(src, scratch.get_mut(..put).unwrap_or_default()) {
+            return Some(Turn::ReadFailed(e));
+        }
+        acknowledge(src);
+        if put < got {
+            return Some(Turn::Waiting);
+        }
+        if got < want {
+            // The queue is empty: whatever arrives from now on is a new edge (epoll(7), Q9).
+            src_ready.readable = src_ready.exact;
+        }
+        None
+    }
+}
+
+/// Takes bytes that have been peeked at.
+fn discard(src: BorrowedFd<'_>, mut peeked: &mut [u8]) -> Result<(), Errno> {
+    while !peeked.is_empty() {
+        match rustix::net::recv(src, &mut *peeked, RecvFlags::TRUNC) {
+            // Cannot be: it was there a moment ago, and nobody else reads.
+            Ok((_, 0)) => return Err(Errno::CONNRESET),
+            Ok((_, taken)) => peeked = peeked.get_mut(taken..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn after(micros: u64) -> Duration {
+        Duration::from_micros(micros)
+    }
+
+    #[test]
+    fn a_queue_that_shrinks_is_looked_at_when_it_has_shrunk_enough() {
+        let (mut queue, start) = (Queue::default(), Instant::now());
+        assert_eq!(queue.look(4000, 2000, start), Some(FIRST));
+        // 1000 bytes in 100 µs: another 1000 take as long.
+        let pause = queue.look(3000, 2000, start + after(100)).unwrap();
+        assert!((after(99)..after(101)).contains(&pause), "{pause:?}");
+        assert_eq!(queue.look(2000, 2000, start + after(200)), None);
+        assert_eq!(queue.look(4000, 2000, start + after(300)), Some(FIRST), "it begins anew");
+    }
+
+    #[test]
+    fn a_queue_that_does_not_shrink_is_looked_at_less_and_less() {
+        let (mut queue, start) = (Queue::default(), Instant::now());
+        let pauses: Vec<_> = (0..12).map(|_| queue.look(4000, 2000, start).unwrap()).collect();
+        assert!(pauses.is_sorted());
+        assert_eq!((pauses[0], pauses[1], pauses[11]), (FIRST, FIRST * 2, LATER));
+        assert_eq!(queue.look(3999, 0, start), Some(FIRST), "no time has passed, and it shrank: soon");
+        assert!(queue.look(3998, 0, start + Duration::from_secs(9)).unwrap() == LATER, "never later than that");
+    }
+}
