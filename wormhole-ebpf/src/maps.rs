@@ -4,7 +4,7 @@ use crate::atomic::fetch_add;
 use crate::kernel::is_owned;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_sk_storage_get};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, Queue, RingBuf, SockHash};
 use core::ffi::c_void;
@@ -94,8 +94,9 @@ pub fn side<'a>(index: u32, generation: u32, role: u32) -> Option<&'a mut SlotSi
 #[inline(always)]
 pub fn is_settled(mine: &mut SlotSide, peer: &SlotSide) -> bool {
     const LONG_AGO: u64 = 100_000_000; // nanoseconds
+    // Not the coarse one, which not every kind of program may ask for; it is behind by a tick at most.
     // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = unsafe { bpf_ktime_get_ns() };
     let settled = mine.queued_at + LONG_AGO < now || (!is_owned(peer.sock) && !is_owned(mine.door));
     // SAFETY: an aligned field of the slot, which only atomic operations change; adding nothing orders what is read later.
     unsafe { fetch_add(&raw mut mine.queued, 0) };
