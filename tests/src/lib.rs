@@ -14,6 +14,7 @@
 //! | [`kernel`] | what the kernel holds: listeners, links, addresses, routes, comparable before and after |
 //! | [`server`] | real servers behind a segment, and load that lasts
 //! | [`mod@skip`] | tests that cannot run here, with the reason, counted |
+//! | [`splice`] | applications that read their sockets by splice(2) |
 //! | [`lane`] | the same case on three ways: direct TCP, the relay, the fast path |
 //! | [`fast`] | whether the fast path is there, and what it holds in the kernel |
 //! | [`raw`] | socket options that no crate has |
@@ -44,6 +45,7 @@ pub mod room;
 pub mod run;
 pub mod server;
 pub mod skip;
+pub mod splice;
 pub mod talk;
 pub mod traffic;
 pub mod wait;

@@ -19,6 +19,9 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("curl", "HTTP client for an image"),
     ("sysbench", "load on the database server"),
     ("postgresql", "another database server, with a load of its own"),
+    ("socat", "a server under several names"),
+    ("systemd", "systemd-socket-proxyd, a server that splices"),
+    ("haproxy", "another one"),
 ];
 
 /// Versions of installed packages, one line each; part of the key of an image.

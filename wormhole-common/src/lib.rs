@@ -212,7 +212,7 @@ pub struct SlotSide {
     pub enrolled: u8,
     /// 1 when the application closed the socket with redirected bytes unread: TCP would have sent a reset. Program.
     pub unread: u8,
-    /// 1 when the application used splice(2) on it. Program.
+    /// 1 when the application used splice(2) on it. Program, or the watchdog.
     pub spliced: u8,
     /// Not 0 when nothing that this side sends shall be redirected any more: one of the `OFF_` constants. Program.
     pub off: u8,
@@ -252,6 +252,15 @@ pub struct Slot {
 
 /// What `wh_backlog` and `wh_quiet` are asked, as the words of a raw tracepoint's context: slot, generation, [`Role`].
 pub const QUESTION_WORDS: usize = 3;
+
+/// Where `struct socket` has its `sk`; userspace compares that with the running kernel's types. A constant, because the
+/// verifier wants to know it.
+pub const SOCKET_SK: u32 = 24;
+
+/// What `wh_reader` is asked, as the fourth word after those of `wh_backlog`: bytes that were redirected and not read.
+pub const ASK_REDIRECTED: u32 = 0;
+/// Or the number of the socket's inode.
+pub const ASK_INODE: u32 = 1;
 
 /// What the program that saw a splice(2) on an enrolled socket tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

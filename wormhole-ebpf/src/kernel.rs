@@ -38,6 +38,10 @@ settings! {
     OFF_TIMER_2: u32 = 0;
     /// As above.
     OFF_TIMER_3: u32 = 0;
+    /// `sock.sk_socket`.
+    OFF_SOCKET: u32 = 0;
+    /// `socket_alloc.vfs_inode.i_ino`; a `socket_alloc` begins with the `socket`.
+    OFF_INODE: u32 = 0;
     /// `tcp_sock.write_seq`.
     OFF_WRITE_SEQ: u32 = 0;
     /// `sock.sk_userlocks`, in bits.
@@ -87,10 +91,13 @@ pub fn has_own_buffer(sock: u64) -> bool {
     !locks.is_ok_and(|locks| (locks >> (bit % 8)) & SNDBUF == 0)
 }
 
-/// True when nothing that was redirected to this socket waits in it.
+/// True when nothing that was redirected to this socket waits in it, or it is in no map any more.
 #[inline(always)]
 pub fn is_drained(sock: u64) -> bool {
-    let Some(psock) = psock(sock).filter(|psock| *psock != 0) else { return false };
+    let Some(psock) = psock(sock) else { return false };
+    if psock == 0 {
+        return true;
+    }
     let head = psock.wrapping_add(u64::from(OFF_QUEUE.load()));
     read::<u64>(psock, &OFF_QUEUE) == Some(head)
 }
@@ -119,6 +126,15 @@ fn psock(sock: u64) -> Option<u64> {
     /// Flags that the kernel keeps in the lowest bits (`SK_USER_DATA_PTRMASK`).
     const FLAGS: u64 = 7;
     read::<u64>(sock, &OFF_USER_DATA).map(|pointer| pointer & !FLAGS)
+}
+
+/// Number of the socket's inode; 0 when no application holds it.
+#[inline(always)]
+pub fn inode(sock: u64) -> u64 {
+    match read::<u64>(sock, &OFF_SOCKET) {
+        Some(socket) if socket != 0 => read(socket, &OFF_INODE).unwrap_or_default(),
+        _ => 0,
+    }
 }
 
 /// True when the socket is being closed: both directions are shut, and it is not in the map any more, which it leaves

@@ -14,7 +14,7 @@
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
-use crate::kernel::{LIMIT, MESSAGE_COST, backlog, write_seq};
+use crate::kernel::{LIMIT, MESSAGE_COST, backlog, is_drained, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
 use crate::wait::wait_until;
 use aya_ebpf::bindings::BPF_F_INGRESS;
@@ -204,7 +204,11 @@ fn redirect(ctx: &SkMsgContext, peer: &mut SlotSide, key: u64) -> bool {
 /// Bytes that wormholed read from one application and puts into the queue of the other, whose side is `peer`.
 #[inline(always)]
 fn inject(ctx: &SkMsgContext, me: &Member, peer: &mut SlotSide) -> u32 {
-    if peer.generation != me.generation || peer.enrolled == 0 || peer.spliced != 0 {
+    if peer.generation != me.generation || peer.enrolled == 0 {
+        return PASS;
+    }
+    // Whoever uses splice(2) sees what comes by TCP only. But not past what waits there already: that reader will be reset.
+    if peer.spliced != 0 && is_drained(peer.sock) {
         return PASS;
     }
     // By TCP when the receiver has closed: its kernel answers with a reset then, as it should.

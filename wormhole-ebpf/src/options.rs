@@ -1,13 +1,17 @@
 //! `cgroup/setsockopt`: refuses on enrolled sockets what redirected bytes cannot keep, so that libraries fall back.
 //!
 //! `TCP_ULP` (kTLS): the kernel would take redirected bytes for decrypted ones. `SO_ZEROCOPY`: completions never come.
+//!
+//! And takes notice when an application sets its own send buffer: it is not ours to change any more.
 
 use crate::maps::{count, member};
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
-use wormhole_common::{Count, MEMBER_ENROLLED, Role};
+use wormhole_common::{Count, HOLD_DONE, MEMBER_ENROLLED, Role};
 
 const SOL_SOCKET: i32 = 1;
+const SO_SNDBUF: i32 = 7;
+const SO_SNDBUFFORCE: i32 = 32;
 const SO_ZEROCOPY: i32 = 60;
 const SOL_TCP: i32 = 6;
 const TCP_ULP: i32 = 31;
@@ -20,8 +24,9 @@ const REFUSE: i32 = 0;
 pub fn wh_setsockopt(ctx: SockoptContext) -> i32 {
     // SAFETY: the context is the kernel's.
     let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
-    let meant = (level == SOL_SOCKET && name == SO_ZEROCOPY) || (level == SOL_TCP && name == TCP_ULP);
-    if meant {
+    let refused = (level == SOL_SOCKET && name == SO_ZEROCOPY) || (level == SOL_TCP && name == TCP_ULP);
+    let size = level == SOL_SOCKET && matches!(name, SO_SNDBUF | SO_SNDBUFFORCE);
+    if refused || size {
         // SAFETY: the context is the kernel's; a socket that is not null.
         let sk = unsafe { (*ctx.sockopt).__bindgen_anon_1.sk };
         if !sk.is_null()
@@ -29,8 +34,11 @@ pub fn wh_setsockopt(ctx: SockoptContext) -> i32 {
             && me.state == MEMBER_ENROLLED
             && me.role <= Role::Server as u32
         {
-            count(Count::Sockopt);
-            return REFUSE;
+            if refused {
+                count(Count::Sockopt);
+                return REFUSE;
+            }
+            me.hold = HOLD_DONE;
         }
     }
     // SAFETY: the context is the kernel's. 0: the value is taken from the caller's memory as it stands there; what was

@@ -1,10 +1,10 @@
 //! What wormholed asks: programs that are never attached, only run (`BPF_PROG_TEST_RUN` of a raw tracepoint, Linux 5.10).
 //! The answer is the return value. Not by aya's `#[raw_tracepoint]`, whose programs always return 0.
 
-use crate::kernel::{backlog, is_drained, is_left_alone};
+use crate::kernel::{backlog, inode, is_drained, is_left_alone};
 use crate::maps::{is_settled, slot};
 use core::ffi::c_void;
-use wormhole_common::{Role, SlotSide};
+use wormhole_common::{ASK_INODE, QUESTION_WORDS, Role, SlotSide};
 
 /// The side that is asked about, and the other one.
 ///
@@ -46,4 +46,22 @@ pub unsafe extern "C" fn wh_quiet(ctx: *mut c_void) -> u32 {
     // SAFETY: the caller's promise.
     let Some((mine, peer)) = (unsafe { sides(ctx) }) else { return 0 };
     u32::from(is_settled(mine, peer) && is_left_alone(mine.sock) && is_drained(mine.sock))
+}
+
+/// What is asked about a reader: how much was redirected to it and not read (0 when what waits came by TCP), or the number
+/// of its socket's inode.
+///
+/// # Safety
+/// The context is four words: the three, and [`ASK_INODE`] or another one.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub unsafe extern "C" fn wh_reader(ctx: *mut c_void) -> u32 {
+    // SAFETY: the caller's promise.
+    let what = unsafe { *ctx.cast::<u64>().add(QUESTION_WORDS) } as u32;
+    // SAFETY: as above.
+    match unsafe { sides(ctx) } {
+        Some((mine, _)) if what == ASK_INODE => inode(mine.sock) as u32,
+        Some((mine, _)) if !is_drained(mine.sock) => backlog(mine.sock).clamp(1, u32::MAX.into()) as u32,
+        _ => 0,
+    }
 }

@@ -1,5 +1,11 @@
-//! `fentry/tcp_read_sock`: splice(2) reads a TCP socket's own queue through this function and does not see redirected
-//! bytes. An application that does it on an enrolled socket must be known before it waits for ever.
+//! `fentry/tcp_splice_read`: splice(2) reads a TCP socket's own queue and does not see redirected bytes. An application that
+//! does it on an enrolled socket must be known before it waits for ever.
+//!
+//! That function is called through a table only. What it calls (`tcp_read_sock`) may be a copy inside of it, at whose
+//! entry nobody is told; Debian's 6.12 is built so.
+//!
+//! Where the kernel lets nobody watch its functions, userspace looks for readers that stand still; `wh_reader` is what it
+//! asks about them.
 
 use crate::kernel::executable;
 use crate::maps::{WH_EVENTS, WH_EXES, member, slot};
@@ -7,11 +13,14 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::macros::fentry;
 use aya_ebpf::programs::FEntryContext;
 use core::ffi::c_void;
-use wormhole_common::{MEMBER_ENROLLED, OFF_SPLICED, Role, SpliceEvent};
+use core::ptr;
+use wormhole_common::{MEMBER_ENROLLED, OFF_SPLICED, Role, SOCKET_SK, SpliceEvent};
 
-#[fentry(function = "tcp_read_sock")]
+#[fentry(function = "tcp_splice_read")]
 pub fn wh_splice(ctx: FEntryContext) -> i32 {
-    let sk: *mut c_void = ctx.arg(0);
+    let socket: *const u64 = ctx.arg(0);
+    // SAFETY: the kernel's `struct socket`, of which the verifier allows to read a field at an offset that it knows.
+    let sk = unsafe { ptr::read_volatile(socket.byte_add(SOCKET_SK as usize)) } as *mut c_void;
     if sk.is_null() {
         return 0;
     }

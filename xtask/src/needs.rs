@@ -50,7 +50,7 @@ pub enum From {
 }
 
 /// What only the end-to-end tests want of the packages that the demo shares with them.
-const NOT_SHOWN: &[&str] = &["nginx", "dnsmasq-base", "sysbench", "postgresql"];
+const NOT_SHOWN: &[&str] = &["nginx", "dnsmasq-base", "socat", "systemd", "haproxy", "sysbench", "postgresql"];
 
 /// Everything that is needed by at least one of `groups`, each once.
 pub fn of(groups: &[Group]) -> Vec<Need> {

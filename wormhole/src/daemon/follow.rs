@@ -18,7 +18,7 @@ pub async fn follow(daemon: Arc<Daemon>) {
             owners.follow().await;
         }
     };
-    tokio::join!(places(&daemon), servers);
+    tokio::join!(places(&daemon), servers, super::splices::follow(&daemon));
 }
 
 async fn places(daemon: &Daemon) {

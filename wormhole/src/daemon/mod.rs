@@ -10,6 +10,7 @@ mod fast;
 mod follow;
 mod plan;
 mod records;
+mod splices;
 
 pub use follow::follow;
 pub use records::RecordError;

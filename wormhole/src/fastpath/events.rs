@@ -1,6 +1,6 @@
 //! Applications that used splice(2) on an enrolled socket, as the programs tell.
 
-use super::{Fastpath, Pair, exe_text};
+use super::{Fastpath, Pair, Role, exe_text};
 use aya::maps::{MapData, RingBuf};
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +13,9 @@ use wormhole_common::SpliceEvent;
 pub struct Spliced {
     /// The connection, if it is still there.
     pub pair: Option<Arc<Pair>>,
-    /// The executable's base name.
+    /// Which of its two applications.
+    pub role: Role,
+    /// The executable's base name; empty when it is not known.
     pub exe: String,
 }
 
@@ -77,8 +79,17 @@ impl Splices {
 
 impl Fastpath {
     fn name(&self, event: &SpliceEvent) -> Spliced {
-        self.totals.spliced.fetch_add(1, Relaxed);
         let pair = self.pairs().get(&event.slot).and_then(Weak::upgrade);
-        Spliced { pair: pair.filter(|pair| pair.generation() == event.generation), exe: exe_text(&event.exe) }
+        let pair = pair.filter(|pair| pair.generation() == event.generation);
+        let role = if event.role == Role::Client as u32 { Role::Client } else { Role::Server };
+        self.note(Spliced { pair, role, exe: exe_text(&event.exe) })
+    }
+
+    /// Counts it, once a connection.
+    pub(super) fn note(&self, spliced: Spliced) -> Spliced {
+        if spliced.pair.as_ref().is_none_or(|pair| pair.notice()) {
+            self.totals.spliced.fetch_add(1, Relaxed);
+        }
+        spliced
     }
 }

@@ -13,8 +13,9 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
-use wormhole_common::MAX_SLOTS;
+use wormhole_common::{MAX_SLOTS, SOCKET_SK};
 
 /// Why there is no fast path.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +127,8 @@ impl Offsets {
             ("OFF_TIMER_1", timer(&btf, &[("inet_connection_sock", "icsk_retransmit_timer"), ("sock", "tcp_retransmit_timer")])),
             ("OFF_TIMER_2", timer(&btf, &[("inet_connection_sock", "icsk_delack_timer")])),
             ("OFF_TIMER_3", timer(&btf, &[("sock", "sk_timer"), ("inet_connection_sock", "icsk_keepalive_timer")])),
+            ("OFF_SOCKET", btf.offset("sock", &["sk_socket"])?),
+            ("OFF_INODE", btf.offset("socket_alloc", &["vfs_inode", "i_ino"])?),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
             ("BIT_USERLOCKS", btf.bit("sock", &["sk_userlocks"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
@@ -184,11 +187,13 @@ impl Fastpath {
                 limit: tuning.limit,
                 backlog: question(&mut ebpf, "wh_backlog")?,
                 quiet: question(&mut ebpf, "wh_quiet")?,
+                reader: question(&mut ebpf, "wh_reader")?,
                 cpus: aya::util::nr_cpus().map_or(1, |cpus| cpus),
                 pairs: Mutex::default(),
                 heads_of: Mutex::new(HashMap::new()),
                 totals: Totals::default(),
                 tried: OnceLock::new(),
+                tells: AtomicBool::new(false),
                 programs: Programs { events: Mutex::new(events(&mut ebpf)?), blind, _ebpf: ebpf },
             }
         };
@@ -240,8 +245,12 @@ fn watch_kernel(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     let failed = |name| move |source| LoadError::Program { name, source };
     let name = "wh_splice";
     let btf = AyaBtf::from_sys_fs().map_err(|error| failed(name)(error.into()))?;
+    // Written into the program.
+    if Btf::of_kernel()?.offset("socket", &["sk"])? != SOCKET_SK {
+        return Err(BtfError::Missing(format!("socket.sk at {SOCKET_SK}")).into());
+    }
     let program: &mut FEntry = program(ebpf, name)?;
-    program.load("tcp_read_sock", &btf).and_then(|()| program.attach()).map_err(failed(name)).map(drop)
+    program.load("tcp_splice_read", &btf).and_then(|()| program.attach()).map_err(failed(name)).map(drop)
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>

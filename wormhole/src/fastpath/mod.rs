@@ -19,14 +19,17 @@ mod pair;
 mod selftest;
 mod slots;
 mod sys;
+mod watchdog;
 mod why;
 
 pub use embedded::{Embedded, EmbeddedError, inspect_embedded};
+pub use events::{Spliced, Splices};
 pub use heads::{Gate, HeadGuard};
 pub use load::{LoadError, Tuning};
 pub use owners::{Owners, Server};
 pub use pair::{Link, Pair};
 pub use selftest::{Probe, SelfTest, run as self_test};
+pub use watchdog::Watchdog;
 pub use why::Why;
 
 use crate::model::Bytes;
@@ -34,8 +37,8 @@ use load::Programs;
 use slots::Slots;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use sys::{Question, Table};
 use wormhole_common::{COUNTS, ExeName, HeadAddr, HeadPort, Member, Token, Tuple};
@@ -65,6 +68,8 @@ pub struct Fastpath {
     backlog: Question,
     /// Says whether an application's queue is empty and stays so.
     quiet: Question,
+    /// Says what the watchdog asks about an application that does not read.
+    reader: Question,
     cpus: usize,
     /// Who may be joined by a further segment, by slot.
     pairs: Mutex<HashMap<u32, Weak<Pair>>>,
@@ -72,6 +77,8 @@ pub struct Fastpath {
     totals: Totals,
     /// What the self-test did, which is not counted.
     tried: OnceLock<Counters>,
+    /// The self-test has seen that whoever uses splice(2) is told of.
+    tells: AtomicBool,
 }
 
 /// Of connections that have ended.

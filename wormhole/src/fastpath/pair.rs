@@ -6,9 +6,9 @@ use crate::model::Bytes;
 use rustix::fd::{AsRawFd, BorrowedFd};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use wormhole_common::{MEMBER_ENROLLED, Member, OFF_SMALL, QUESTION_WORDS, Role, socket_key};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use wormhole_common::{ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_SMALL, QUESTION_WORDS, Role, socket_key};
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
 /// connection lets go.
@@ -18,6 +18,9 @@ pub struct Pair {
     slot: u32,
     generation: u32,
     injected: [AtomicU64; 2],
+    /// It was told that an application uses splice(2).
+    noticed: AtomicBool,
+    condemned: AtomicBool,
 }
 
 /// One segment's part of a [`Pair`]: its two sockets of wormholed's, somewhere between the client and the server.
@@ -30,7 +33,8 @@ pub struct Link {
 
 impl Pair {
     pub(super) fn new(fastpath: Arc<Fastpath>, slot: u32, generation: u32) -> Self {
-        Self { fastpath, slot, generation, injected: [AtomicU64::new(0), AtomicU64::new(0)] }
+        let injected = [AtomicU64::new(0), AtomicU64::new(0)];
+        Self { fastpath, slot, generation, injected, noticed: AtomicBool::new(false), condemned: AtomicBool::new(false) }
     }
 
     pub(super) fn slot(&self) -> u32 {
@@ -78,11 +82,58 @@ impl Pair {
 
     /// The application, if one used splice(2).
     pub fn spliced(&self) -> Option<Role> {
-        let is = |side: Option<Side<'_>>| side.is_some_and(|side| side.spliced() != 0);
-        if is(self.client()) {
-            return Some(Role::Client);
+        [Role::Client, Role::Server].into_iter().find(|role| self.uses_splice(*role))
+    }
+
+    /// True when the application in `role` used splice(2).
+    pub(super) fn uses_splice(&self, role: Role) -> bool {
+        self.side(role).is_some_and(|side| side.spliced() != 0)
+    }
+
+    fn ask(&self, role: Role, what: u32) -> u32 {
+        let words = [self.slot.into(), self.generation.into(), role as u64, what.into()];
+        // As in `Link::waiting`.
+        self.fastpath.reader.ask(&words).unwrap_or_default()
+    }
+
+    /// Bytes that were redirected to the application in `role` and that it has not read. 0 when there are none, whatever
+    /// came by TCP.
+    pub(super) fn redirected(&self, role: Role) -> u32 {
+        self.ask(role, ASK_REDIRECTED)
+    }
+
+    /// The inode of its socket; 0 when nobody holds it.
+    pub(super) fn inode(&self, role: Role) -> u32 {
+        self.ask(role, ASK_INODE)
+    }
+
+    /// From now on the application in `role` is one that uses splice(2): nothing more goes straight to it.
+    pub(super) fn set_spliced(&self, role: Role) {
+        let sides = (self.side(role), self.fastpath.slots.side(self.slot, 1 - role.side()));
+        if let (Some(mine), Some(peer)) = sides {
+            mine.set_spliced();
+            peer.set_off();
         }
-        is(self.server()).then_some(Role::Server)
+    }
+
+    /// True when the application in `role` uses splice(2) and redirected bytes wait in front of it, which it will never see.
+    pub fn is_lost(&self, role: Role) -> bool {
+        self.uses_splice(role) && self.redirected(role) > 0
+    }
+
+    /// True for the first one who asks.
+    pub(super) fn notice(&self) -> bool {
+        !self.noticed.swap(true, Relaxed)
+    }
+
+    /// From now on it can only end with a reset.
+    pub fn condemn(&self) {
+        self.condemned.store(true, Relaxed);
+    }
+
+    /// True once it was condemned.
+    pub fn is_condemned(&self) -> bool {
+        self.condemned.load(Relaxed)
     }
 }
 
@@ -141,7 +192,9 @@ impl Link {
             Role::Client => (self.pair.client(), self.is_first()),
             _ => (self.pair.server(), self.is_last()),
         };
-        if !ours || peer.is_none_or(|peer| peer.enrolled() == 0 || peer.spliced() != 0) {
+        // One that uses splice(2) gets all by TCP, but not past redirected bytes: those are lost, and it will be reset.
+        let by_tcp = |peer: Side<'_>| peer.spliced() != 0 && self.pair.redirected(role) == 0;
+        if !ours || peer.is_none_or(|peer| peer.enrolled() == 0 || by_tcp(peer)) {
             return false;
         }
         let sender = if role == Role::Client { Role::ToClient } else { Role::ToServer };

@@ -6,7 +6,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
-use wormhole_common::{LEFT, Slot, SlotSide};
+use wormhole_common::{LEFT, OFF_SPLICED, Slot, SlotSide};
 
 /// The array of slots.
 #[derive(Debug)]
@@ -82,6 +82,18 @@ impl Side<'_> {
     pub fn publish(self, injected: u64) {
         // SAFETY: as above.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.at).injected) }.store(injected, Release);
+    }
+
+    /// Says that the application used splice(2) on it. False when that was known.
+    pub fn set_spliced(self) -> bool {
+        // SAFETY: as above.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.at).spliced) }.swap(1, Release) == 0
+    }
+
+    /// Nothing more goes straight to the other side.
+    pub fn set_off(self) {
+        // SAFETY: as above.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.at).off) }.store(OFF_SPLICED, Release);
     }
 
     /// Says that the relay is at it on this cpu, or with `None` that it is not.

@@ -150,6 +150,11 @@ impl Counters {
         }
     }
 
+    /// True while a connection of these is part of `pair`.
+    pub fn carry(&self, pair: &Arc<Pair>) -> bool {
+        self.fast().live.contains_key(&(Arc::as_ptr(pair) as usize))
+    }
+
     /// Bytes that went from socket to socket, and bytes that the relay put into queues.
     pub fn fast_bytes(&self) -> (Bytes, Bytes) {
         let fast = self.fast();

@@ -174,7 +174,9 @@ fn one(place: &Place, suites: Vec<Suite>, arguments: &Arguments, runs: &Path) ->
 
 /// Our programs are optimised: an emulated daemon that is not takes three times as long to start.
 fn build_programs() -> Result<()> {
-    let status = workspace::cargo().args(["build", "--release", "--package", "wormhole", "--bins"]).status();
+    let status = workspace::cargo()
+        .args(["build", "--release", "--package", "wormhole", "--package", "wormhole-tests", "--bins"])
+        .status();
     if !status.context("starting cargo")?.success() {
         bail!("the programs do not build");
     }
@@ -214,7 +216,7 @@ fn stock(kernel: &kernels::Kernel, words: &str, suites: Vec<Suite>, arguments: &
     let names: Vec<String> = suites.iter().map(|suite| suite.name.clone()).collect();
     let bin = bin()?;
     let mut ours = vec![("xtask".to_owned(), std::env::current_exe().context("finding the path of xtask itself")?)];
-    ours.extend(["wormhole", "wormholed"].map(|name| (name.to_owned(), bin.join(name))));
+    ours.extend(["wormhole", "wormholed", "wormhole-splicer"].map(|name| (name.to_owned(), bin.join(name))));
     let below = |name: &str| Path::new(initramfs::OURS).join(name);
     let mut moved = Vec::new();
     for suite in suites {

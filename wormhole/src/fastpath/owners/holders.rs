@@ -42,6 +42,13 @@ pub fn holders(sockets: &BTreeMap<u64, NamespaceId>) -> BTreeMap<u64, Vec<Holder
     found
 }
 
+/// Who holds the sockets of these inodes, wherever they are.
+pub fn holders_of(sockets: &BTreeSet<u64>) -> BTreeMap<u64, Vec<Holder>> {
+    let mut found = BTreeMap::new();
+    collect(&processes(), |inode| sockets.contains(&inode), &mut found);
+    found
+}
+
 fn collect(pids: &[u32], wanted: impl Fn(u64) -> bool, found: &mut BTreeMap<u64, Vec<Holder>>) {
     for pid in pids {
         // A process that ends meanwhile, or that we may not look into, holds nothing that we can see.
@@ -60,7 +67,7 @@ fn processes() -> Vec<u32> {
 }
 
 /// `socket:[INODE]`.
-fn socket_inode(link: &Path) -> Option<u64> {
+pub fn socket_inode(link: &Path) -> Option<u64> {
     link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 

@@ -9,7 +9,9 @@ mod listening;
 use super::{Fastpath, Why};
 use crate::netns::Namespace;
 use arc_swap::ArcSwap;
-use holders::{Holder, holders};
+use holders::Holder;
+use holders::holders;
+pub(super) use holders::{holders_of, socket_inode};
 use listening::{elsewhere, listening};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -60,6 +62,8 @@ struct Seen {
     at: Option<Instant>,
     /// When the last look began that is over.
     looked: Option<Instant>,
+    /// Whoever used splice(2) on what was accepted from these sockets.
+    spliced: Option<Arc<str>>,
 }
 
 /// All servers that are looked at.
@@ -104,6 +108,16 @@ impl Server {
         self.namespace == *namespace && self.addrs == addrs
     }
 
+    /// Keeps whoever listens there off for as long as its sockets are open: `exe` used splice(2) on what was accepted from
+    /// them, and may not be who listens.
+    pub fn keep_off(&self, exe: &str) {
+        let mut seen = self.seen();
+        // A head of ours hands on to somebody, who may be another one the next time.
+        if seen.holders.iter().flatten().any(|holder| holder.pid != std::process::id()) {
+            seen.spliced = Some(exe.into());
+        }
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,7 +133,9 @@ impl Server {
 
     fn judge(&self, fastpath: &Fastpath) {
         let seen = self.seen();
-        let verdict = if seen.sockets.is_empty() && elsewhere(&self.namespace, &self.addrs) {
+        let verdict = if let Some(exe) = &seen.spliced {
+            Verdict::Spared(Arc::clone(exe))
+        } else if seen.sockets.is_empty() && elsewhere(&self.namespace, &self.addrs) {
             // The programs will not see it either.
             Verdict::Free
         } else {
@@ -173,6 +189,14 @@ impl Owners {
         self.wake.notify_one();
     }
 
+    /// Judges all servers anew by what is known of them: the list of executables has grown.
+    pub fn judge(&self) {
+        let servers: Vec<Arc<Server>> = self.servers().iter().filter_map(Weak::upgrade).collect();
+        for server in servers {
+            server.judge(&self.fastpath);
+        }
+    }
+
     /// Looks again and again, until it is dropped.
     pub async fn follow(self: Arc<Self>) {
         loop {
@@ -220,7 +244,9 @@ fn look(fastpath: &Fastpath, servers: &[Arc<Server>]) {
     let found = if wanted.is_empty() { BTreeMap::new() } else { holders(&wanted) };
     for (server, sockets) in stale {
         let holders = sockets.iter().map(|inode| found.get(inode).cloned().unwrap_or_default()).collect();
-        *server.seen() = Seen { sockets, holders, at: Some(Instant::now()), looked: None };
+        let mut seen = server.seen();
+        let spliced = seen.spliced.take().filter(|_| seen.sockets == sockets);
+        *seen = Seen { sockets, holders, at: Some(Instant::now()), looked: None, spliced };
     }
     // All of them: the list of executables may have grown.
     for server in servers {

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 use std::io::{self, Read, Write};
+use std::sync::atomic::Ordering::Relaxed;
 
 pub fn direct(rig: &Rig<'_>) -> io::Result<Seen> {
     let Joined { mut client, mut server, link, near: _near, far: _far } = rig.join()?;
@@ -91,6 +92,7 @@ pub fn splice(rig: &Rig<'_>) -> io::Result<Seen> {
     if !was_spared {
         rig.fastpath.unspare(&me);
     }
+    rig.fastpath.tells.store(noticed && told, Relaxed);
     let detail = match (moved, noticed && told, rig.fastpath.blind()) {
         (Ok(7), ..) => return Ok(Seen { passed: true, detail: "splice(2) sees redirected bytes".to_owned() }),
         (_, true, _) => "splice(2) does not see redirected bytes; who uses it is noticed, its bytes go by TCP, and auto spares \
@@ -98,11 +100,14 @@ pub fn splice(rig: &Rig<'_>) -> io::Result<Seen> {
             .to_owned(),
         (_, false, Some(why)) => {
             format!(
-                "splice(2) does not see redirected bytes, and it is not noticed ({why}): keep who uses it in --fastpath-except"
+                "splice(2) does not see redirected bytes, and the kernel does not tell who uses it ({why}): the watchdog finds who \
+                 waits in it or polls; keep Go programs that use it in --fastpath-except"
             )
         }
         (_, false, None) => {
-            "splice(2) does not see redirected bytes, and it was not noticed: keep who uses it in --fastpath-except".to_owned()
+            "splice(2) does not see redirected bytes, and the kernel did not tell who used it: the watchdog finds who waits in \
+             it or polls; keep Go programs that use it in --fastpath-except"
+                .to_owned()
         }
     };
     Ok(Seen { passed: false, detail })

@@ -244,9 +244,7 @@ impl Conn {
                 self.active = Instant::now();
             }
         }
-        let reader = if from == Side::Head { Role::Client } else { Role::Server };
-        if turn == Turn::Ended && link_left_unread(&self.link, reader) {
-            // By TCP alone its kernel would have sent a reset.
+        if turn == Turn::Ended && self.link.as_ref().is_ok_and(|link| hides_loss(link, from)) {
             return Turn::ReadFailed(Errno::CONNRESET);
         }
         turn
@@ -364,8 +362,11 @@ impl Conn {
     }
 }
 
-fn link_left_unread(link: &Result<Link, Why>, reader: Role) -> bool {
-    link.as_ref().is_ok_and(|link| link.left_unread(reader))
+/// True when the end that came from this side would pass a part for the whole: its application closed with redirected
+/// bytes unread, for which TCP would have sent a reset, or the other one has redirected bytes that it will never see.
+fn hides_loss(link: &Link, from: Side) -> bool {
+    let (sender, receiver) = if from == Side::Head { (Role::Client, Role::Server) } else { (Role::Server, Role::Client) };
+    link.left_unread(sender) || link.pair().is_condemned() || link.pair().is_lost(receiver)
 }
 
 fn note(ready: &mut Ready, flags: EventFlags) {

@@ -15,7 +15,7 @@ mod worker;
 
 pub use socket::prepare_tcp;
 
-use crate::fastpath::{Gate, Why};
+use crate::fastpath::{Gate, Pair, Why};
 use crate::model::ConnectionView;
 use crate::relay::Route;
 use listener::Listener;
@@ -80,6 +80,8 @@ enum Command {
     Listen(Arc<Listener>),
     Unlisten(u64, Arc<Done>),
     Reset(Arc<Route>, Instant, Arc<Done>),
+    /// Resets what carries this connection, in all segments of a chain.
+    Condemn(Arc<Pair>),
     View(Arc<Route>, oneshot::Sender<Vec<ConnectionView>>),
     Resume,
     Stop,
@@ -227,6 +229,13 @@ impl Engine {
         let (done, receiver) = done();
         self.shared.send_all(|| Command::Reset(Arc::clone(route), before, Arc::clone(&done)));
         receiver
+    }
+
+    /// Resets the connection that `pair` stands for: bytes of it are lost, and neither side may take it for whole.
+    pub fn condemn(&self, pair: &Arc<Pair>) {
+        // First: a thread that is about to hand an end on sees it.
+        pair.condemn();
+        self.shared.send_all(|| Command::Condemn(Arc::clone(pair)));
     }
 
     /// The open connections of `route`, at most 1000 a thread.

@@ -155,6 +155,16 @@ impl Worker {
                         self.remove(slot);
                     }
                 }
+                Command::Condemn(pair) => {
+                    let meant = |c: &Conn| c.link.as_ref().is_ok_and(|link| Arc::ptr_eq(link.pair(), &pair));
+                    let slots: Vec<usize> = self.conns.iter().filter(|(_, c)| meant(c)).map(|(slot, _)| slot).collect();
+                    for slot in slots {
+                        if let Some(conn) = self.conns.get(slot) {
+                            conn.route.counters.reset.fetch_add(1, Relaxed);
+                        }
+                        self.remove(slot);
+                    }
+                }
                 Command::View(route, views) => {
                     let now = Instant::now();
                     let of_route = self.conns.iter().filter(|(_, c)| Arc::ptr_eq(&c.route, &route));
