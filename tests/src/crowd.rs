@@ -38,15 +38,21 @@ pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
+/// The seed of a run: that in SEED, or a new one. It is printed.
+pub fn seed() -> u64 {
+    let seed = number("SEED").unwrap_or_else(|| {
+        let nanos = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos() & 0xFFFF_FFFF);
+        u64::from(std::process::id()) ^ u64::try_from(nanos).unwrap_or(0)
+    });
+    println!("SEED={seed}");
+    seed
+}
+
 impl Crowd {
     /// `count` conversations of these kinds, of at most `largest` bytes each way. The seed is that in SEED, or a new one;
     /// it is printed.
     pub fn new(count: u64, kinds: &'static [Kind], largest: usize) -> Self {
-        let seed = number("SEED").unwrap_or_else(|| {
-            let nanos = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos() & 0xFFFF_FFFF);
-            u64::from(std::process::id()) ^ u64::try_from(nanos).unwrap_or(0)
-        });
-        println!("SEED={seed}");
+        let seed = seed();
         let (wrong, problems) = channel();
         Self { seed, count, kinds, largest, wrong, problems: Mutex::new(problems) }
     }

@@ -2,11 +2,12 @@
 
 use crate::room::{Room, SOON};
 use crate::{boxed, wait_until};
-use aya::maps::{HashMap, Map, MapData, MapInfo, SockHash};
+use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, Queue, SockHash};
 use aya::programs::{ProgramType, loaded_programs};
 use aya::sys::is_program_supported;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Why the fast path of this daemon is off although it was asked for: only what the machine or the build cannot do.
 ///
@@ -106,7 +107,22 @@ impl Held {
         maps.chain(programs.map(|p| format!("program {}", p.name_as_str().unwrap_or("?")))).collect()
     }
 
-    /// Waits until nothing of it is left, after the daemon's end.
+    /// Waits until nothing of it is attached any more, after the daemon's end. Enrolled sockets, though reset, keep the
+    /// program that saw their messages, and with it the maps that it uses, until their owners close them.
+    ///
+    /// # Panics
+    /// When something stays.
+    #[track_caller]
+    pub fn wait_detached(&self) {
+        let gone = crate::wait::poll("all programs but one to go", SOON, || {
+            let mut left = self.left();
+            left.retain(|name| name.starts_with("program ") && name != "program wh_msg");
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?} is left")) }
+        });
+        gone.unwrap_or_else(|e| panic!("{e:#}"));
+    }
+
+    /// Waits until nothing of it is left, after the end of the daemon and of all sockets that were enrolled.
     ///
     /// # Panics
     /// When something stays.
@@ -119,11 +135,53 @@ impl Held {
         gone.unwrap_or_else(|e| panic!("{e:#}"));
     }
 
-    /// How many keys the map with this name has.
-    fn keys(&self, name: &str) -> usize {
+    fn map(&self, name: &str) -> MapData {
         let named = |id: &&u32| MapInfo::from_id(**id).is_ok_and(|info| info.name_as_str() == Some(name));
         let id = self.maps.iter().find(named).unwrap_or_else(|| panic!("the daemon holds no map {name}"));
-        let data = MapData::from_id(*id).expect("a map of the daemon's");
+        MapData::from_id(*id).expect("a map of the daemon's")
+    }
+
+    /// True while the kernel has all of it.
+    pub fn is_whole(&self) -> bool {
+        self.is_something() && self.left().len() == self.maps.len() + self.programs.len()
+    }
+
+    /// Bytes of kernel memory that the maps take, with what is in them as far as the kernel counts that (Linux 6.4).
+    ///
+    /// # Panics
+    /// When a map is gone.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        let of = |id: &u32| {
+            let data = MapData::from_id(*id).expect("a map of the daemon's");
+            let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
+            let text = std::fs::read_to_string(&path).expect("a descriptor's info");
+            let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok());
+            bytes.unwrap_or_else(|| panic!("no size in {text}"))
+        };
+        self.maps.iter().map(of).sum()
+    }
+
+    /// The free slots. They are taken and given back, so nobody may connect meanwhile.
+    fn free_slots(&self) -> Vec<u32> {
+        let mut queue: Queue<_, u32> = Map::Queue(self.map("WH_FREE")).try_into().expect("a queue");
+        let mut slots = Vec::new();
+        loop {
+            match queue.pop(0) {
+                Ok(slot) => slots.push(slot),
+                Err(MapError::ElementNotFound) => break,
+                Err(error) => panic!("the free slots: {error}"),
+            }
+        }
+        for slot in &slots {
+            queue.push(slot, 0).expect("room for what was there before");
+        }
+        slots
+    }
+
+    /// How many keys the map with this name has.
+    fn keys(&self, name: &str) -> usize {
+        let data = self.map(name);
         match name {
             "WH_SOCKS" => {
                 let map: SockHash<_, u64> = Map::SockHash(data).try_into().expect("a map of sockets");
@@ -149,4 +207,23 @@ pub fn wait_empty(room: &Room) {
         (sockets, tuples) => Err(format!("{sockets} sockets, {tuples} tuples")),
     });
     empty.unwrap_or_else(|e| panic!("{e:#}"));
+}
+
+/// Waits until nothing of what the daemon has for connections is in use: no pair is open, no socket and no tuple is in a
+/// map, and every slot is free, once. Nobody may connect meanwhile.
+///
+/// # Panics
+/// When something stays.
+#[track_caller]
+pub fn wait_unused(room: &Room) {
+    wait_no_pair(room);
+    wait_empty(room);
+    let (held, all) = (Held::by(room.daemon.pid()), room.status()["fastpath"]["pairs"]["max"].as_u64().expect("a number"));
+    let free = crate::wait::poll("all slots to be free", SOON, || {
+        let slots = held.free_slots();
+        let different: BTreeSet<u32> = slots.iter().copied().collect();
+        assert_eq!(different.len(), slots.len(), "a slot was given back twice");
+        if slots.len() as u64 == all { Ok(()) } else { Err(format!("{} of {all}", slots.len())) }
+    });
+    free.unwrap_or_else(|e| panic!("{e:#}"));
 }

@@ -8,6 +8,7 @@ use crate::traffic::{self, PATIENCE, Stream};
 use crate::{skip, wait_until};
 use serde_json::Value;
 use socket2::SockRef;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -35,6 +36,7 @@ pub struct Lane {
     pub room: Option<Room>,
     /// The segment, unless direct.
     pub made: Option<Made>,
+    near: Option<Netns>,
     far: Netns,
     paired: AtomicBool,
 }
@@ -101,6 +103,35 @@ impl Lane {
     /// As [`Lane::open`].
     #[track_caller]
     pub fn between(way: Way, head: &str, tail: &str, server: &str) -> Result<Self, String> {
+        Self::start(way, [head, tail, server], &[], None)
+    }
+
+    /// As [`Lane::open`], with further flags for the daemon.
+    ///
+    /// # Errors
+    /// As [`Lane::open`].
+    ///
+    /// # Panics
+    /// As [`Lane::open`].
+    #[track_caller]
+    pub fn with(way: Way, args: &[&str]) -> Result<Self, String> {
+        Self::start(way, ["127.0.0.1"; 3], args, None)
+    }
+
+    /// As [`Lane::open`], with clients in a namespace that is neither the server's nor the daemon's.
+    ///
+    /// # Errors
+    /// As [`Lane::open`].
+    ///
+    /// # Panics
+    /// As [`Lane::open`].
+    #[track_caller]
+    pub fn apart(way: Way) -> Result<Self, String> {
+        Self::start(way, ["127.0.0.1"; 3], &[], Some(Netns::create("n").expect("a namespace")))
+    }
+
+    #[track_caller]
+    fn start(way: Way, [head, tail, server]: [&str; 3], args: &[&str], near: Option<Netns>) -> Result<Self, String> {
         let far = Netns::create("f").expect("a namespace");
         let listener = traffic::listen(&far.ns(), &format!("{server}:700"));
         // accept() gives up after this time too.
@@ -108,19 +139,20 @@ impl Lane {
         let paired = AtomicBool::new(false);
         if way == Way::Direct {
             let addr = format!("{tail}:700").parse().expect("an address");
-            return Ok(Self { way, listener, addr, room: None, made: None, far, paired });
+            return Ok(Self { way, listener, addr, room: None, made: None, near, far, paired });
         }
-        let room = Room::with(None, &["--fastpath", if way == Way::Fast { "on" } else { "off" }]);
+        let room = Room::with(None, &[&["--fastpath", if way == Way::Fast { "on" } else { "off" }], args].concat());
         if way == Way::Fast {
             fast::available(&room)?;
         }
-        let made = room.create(&format!("url {head}:701 tail url {}@{tail}:700", far.name));
-        Ok(Self { way, listener, addr: made.addr(), room: Some(room), made: Some(made), far, paired })
+        let place = near.as_ref().map_or(String::new(), |near| format!("{}@", near.name));
+        let made = room.create(&format!("url {place}{head}:701 tail url {}@{tail}:700", far.name));
+        Ok(Self { way, listener, addr: made.addr(), room: Some(room), made: Some(made), near, far, paired })
     }
 
     /// The namespace that clients are in.
     pub fn near(&self) -> Ns {
-        self.room.as_ref().map_or_else(|| self.far.ns(), Room::ns)
+        self.near.as_ref().map_or_else(|| self.room.as_ref().map_or_else(|| self.far.ns(), Room::ns), Netns::ns)
     }
 
     /// The namespace that the server is in.
@@ -172,7 +204,7 @@ impl Lane {
             Way::Relay => "relay",
             Way::Fast => "fastpath",
         };
-        let port = client.local_addr().expect("an address").port();
+        let port = port_of(client);
         self.paired.store(true, Relaxed);
         let looked = crate::wait::poll(&format!("port {port} to be on the path {wanted:?}"), SOON, || {
             let open = &self.view()["open"];
@@ -189,6 +221,15 @@ impl Lane {
 
     fn status(&self) -> Value {
         self.room.as_ref().map_or(Value::Null, |room| room.status()["fastpath"].clone())
+    }
+
+    /// The daemon.
+    ///
+    /// # Panics
+    /// On the direct way, and when it was taken away.
+    #[track_caller]
+    pub fn room(&self) -> &Room {
+        self.room.as_ref().expect("a daemon")
     }
 
     /// The segment.
@@ -208,6 +249,25 @@ impl Lane {
     #[track_caller]
     pub fn direct(&self) -> u64 {
         if self.way == Way::Fast { fast::sum(&self.view(), "direct") } else { 0 }
+    }
+
+    /// Sends a word each way over this connection, which nothing else goes over. On the fast path every byte has to go from
+    /// socket to socket.
+    ///
+    /// # Panics
+    /// When one takes the relay, and when the word is another one.
+    #[track_caller]
+    pub fn is_direct(&self, (client, server): &(TcpStream, TcpStream)) {
+        let of = || self.entry(&self.view()["open"], port_of(client)).map_or(0, |entry| fast::sum(entry, "direct"));
+        let before = if self.way == Way::Fast { of() } else { 0 };
+        for (mut near, mut far) in [(client, server), (server, client)] {
+            let mut word = [0; 4];
+            near.write_all(b"word").and_then(|()| far.read_exact(&mut word)).expect("a word");
+            assert_eq!(&word, b"word");
+        }
+        if self.way == Way::Fast {
+            assert_eq!(of(), before + 8, "some of it took the relay: {}", self.view());
+        }
     }
 
     /// On the fast path, waits until more than `before` bytes went from socket to socket, doing `step` in between.
@@ -242,6 +302,10 @@ impl Lane {
             _ => assert_eq!(direct, 0, "{view}"),
         }
     }
+}
+
+fn port_of(client: &TcpStream) -> u16 {
+    client.local_addr().expect("an address").port()
 }
 
 impl Drop for Lane {

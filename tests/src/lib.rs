@@ -12,6 +12,7 @@
 //! | [`netns`] | named network namespaces |
 //! | [`process`] | what one process holds: descriptors, memory, namespaces |
 //! | [`kernel`] | what the kernel holds: listeners, links, addresses, routes, comparable before and after |
+//! | [`server`] | real servers behind a segment, and load that lasts
 //! | [`mod@skip`] | tests that cannot run here, with the reason, counted |
 //! | [`splice`] | applications that read their sockets by splice(2) |
 //! | [`lane`] | the same case on three ways: direct TCP, the relay, the fast path |
@@ -19,7 +20,9 @@
 //! | [`raw`] | socket options that no crate has |
 //! | [`traffic`] | sockets in other namespaces, servers, bytes that can be told from each other |
 //! | [`talk`] | random conversations in which every byte is checked |
+//! | [`peer`] | processes that hold such conversations and may be killed
 //! | [`crowd`] | many of them at once |
+//! | [`open`] | open connections in every state
 //! | [`wait`] | waiting for conditions, never for time |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says by panicking that a test failed
 
@@ -33,11 +36,14 @@ pub mod images;
 pub mod kernel;
 pub mod lane;
 pub mod netns;
+pub mod open;
 pub mod packages;
+pub mod peer;
 pub mod process;
 pub mod raw;
 pub mod room;
 pub mod run;
+pub mod server;
 pub mod skip;
 pub mod splice;
 pub mod talk;

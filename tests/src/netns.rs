@@ -1,7 +1,8 @@
 //! Named network namespaces, as `ip netns` makes them. Only in a box.
 
 use crate::kernel::Ns;
-use crate::run;
+use crate::room::SOON;
+use crate::{run, wait_until};
 use anyhow::{Result, ensure};
 use std::process::Command;
 
@@ -85,5 +86,44 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         let _ = run::output(&mut run::command("ip", ["netns", "del", &self.name]));
+    }
+}
+
+/// Tells when a namespace is destroyed, which it is when nothing is left in it: no process, and no socket either, which
+/// does not show anywhere else. One end of a veth pair stays here and the other one is there; the kernel removes both
+/// when either namespace is destroyed.
+#[derive(Debug)]
+pub struct Marker {
+    netns: String,
+    link: String,
+}
+
+impl Marker {
+    /// Watches `there`: the name of a namespace or the pid of a process.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn new(here: &Netns, there: &str) -> Result<Self> {
+        let (link, other) = (run::unique("m"), run::unique("o"));
+        here.run(&["ip", "link", "add", &link, "type", "veth", "peer", "name", &other, "netns", there])?;
+        Ok(Self { netns: here.name.clone(), link })
+    }
+
+    /// True once it is destroyed.
+    ///
+    /// # Panics
+    /// When `ip` cannot be started.
+    pub fn gone(&self) -> bool {
+        let show = ["-n", &self.netns, "link", "show", &self.link];
+        !run::output(&mut run::command("ip", show)).expect("ip starts").status.success()
+    }
+
+    /// Waits for that.
+    ///
+    /// # Panics
+    /// When something keeps it.
+    #[track_caller]
+    pub fn wait_gone(&self) {
+        wait_until("the dead namespace to be destroyed", SOON, || self.gone().then_some(()));
     }
 }

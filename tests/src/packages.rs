@@ -17,6 +17,8 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("dnsmasq-base", "DNS server for an image: UDP"),
     ("ldnsutils", "drill: a DNS client for the images"),
     ("curl", "HTTP client for an image"),
+    ("sysbench", "load on the database server"),
+    ("postgresql", "another database server, with a load of its own"),
     ("socat", "a server under several names"),
     ("systemd", "systemd-socket-proxyd, a server that splices"),
     ("haproxy", "another one"),

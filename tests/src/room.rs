@@ -103,9 +103,19 @@ impl Room {
     #[track_caller]
     #[must_use]
     pub fn again(self, docker: Option<&Docker>, end: impl FnOnce(Daemon) -> std::path::PathBuf) -> Self {
+        self.again_with(docker, &[], end)
+    }
+
+    /// As [`Room::again`], with further flags.
+    ///
+    /// # Panics
+    /// As [`Room::again`].
+    #[track_caller]
+    #[must_use]
+    pub fn again_with(self, docker: Option<&Docker>, args: &[&str], end: impl FnOnce(Daemon) -> std::path::PathBuf) -> Self {
         let Self { daemon, netns } = self;
         let setup = Setup::below(end(daemon)).expect("wormholed");
-        let daemon = Self::setup(setup, docker, &netns, |s| s).start().expect("wormholed starts again");
+        let daemon = Self::setup(setup, docker, &netns, |setup| setup.args(args)).start().expect("wormholed starts again");
         Self { daemon, netns }
     }
 

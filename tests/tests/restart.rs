@@ -9,6 +9,7 @@ use wormhole_tests::docker::{Container, Docker};
 use wormhole_tests::engine::Engine;
 use wormhole_tests::images::Image;
 use wormhole_tests::kernel;
+use wormhole_tests::netns::Marker;
 use wormhole_tests::room::{Made, Room, SOON};
 use wormhole_tests::traffic::{End, connect, drain};
 use wormhole_tests::{require, wait_until};
@@ -60,35 +61,15 @@ fn namespace(container: &Container) -> String {
 fn gone(room: &Room, namespace: &str, marker: &Marker) {
     wait_until("the daemon to let go", SOON, || {
         let holds = room.daemon.holds();
-        (!holds.namespaces.contains(namespace) || marker.namespace_was_reused(namespace)).then_some(())
+        // Inodes are given again at once.
+        let reused = || marker.gone() && kernel::namespaces().unwrap().contains_key(namespace);
+        (!holds.namespaces.contains(namespace) || reused()).then_some(())
     });
-    wait_until("the dead namespace to be destroyed", SOON, || marker.gone().then_some(()));
+    marker.wait_gone();
 }
 
-/// One end of a veth pair in the room, whose other end is in a container: the kernel removes both when the container's
-/// namespace is destroyed, and not before.
-struct Marker {
-    netns: String,
-    link: String,
-}
-
-impl Marker {
-    fn new(room: &Room, container: &Container) -> Self {
-        let (link, other) = (wormhole_tests::run::unique("m"), wormhole_tests::run::unique("o"));
-        let pid = container.pid().unwrap().to_string();
-        room.netns.run(&["ip", "link", "add", &link, "type", "veth", "peer", "name", &other, "netns", &pid]).unwrap();
-        Self { netns: room.netns.name.clone(), link }
-    }
-
-    fn gone(&self) -> bool {
-        let show = ["-n", &self.netns, "link", "show", &self.link];
-        !wormhole_tests::run::output(&mut wormhole_tests::run::command("ip", show)).unwrap().status.success()
-    }
-
-    /// Inodes are given again at once.
-    fn namespace_was_reused(&self, namespace: &str) -> bool {
-        self.gone() && kernel::namespaces().unwrap().contains_key(namespace)
-    }
+fn marker(room: &Room, container: &Container) -> Marker {
+    Marker::new(&room.netns, &container.pid().unwrap().to_string()).unwrap()
 }
 
 /// The part of a head's URL that a restart must not change and that `create` does not shorten.
@@ -101,7 +82,7 @@ fn the_head_side_restarts() {
     let docker = require!(Docker);
     let case = Case::new(docker);
     for _ in 0..3 {
-        let (old, marker) = (namespace(&case.app), Marker::new(&case.room, &case.app));
+        let (old, marker) = (namespace(&case.app), marker(&case.room, &case.app));
         case.app.restart().unwrap();
         case.works();
         gone(&case.room, &old, &marker);
@@ -114,7 +95,7 @@ fn the_tail_side_restarts() {
     let docker = require!(Docker);
     let case = Case::new(docker);
     for _ in 0..3 {
-        let (old, marker) = (namespace(&case.redis), Marker::new(&case.room, &case.redis));
+        let (old, marker) = (namespace(&case.redis), marker(&case.room, &case.redis));
         let mut open = case.open();
         case.redis.restart().unwrap();
         // The server's own end is passed on: redis ends its connections when it is told to stop.
@@ -129,7 +110,7 @@ fn stop_and_start_of_either_side() {
     let docker = require!(Docker);
     let case = Case::new(docker);
     for side in [&case.app, &case.redis] {
-        let (old, marker) = (namespace(side), Marker::new(&case.room, side));
+        let (old, marker) = (namespace(side), marker(&case.room, side));
         side.stop(5).unwrap();
         let reason = case.room.wait_waiting(&case.made.id);
         assert!(reason.contains(&side.name) && reason.contains("is not running"), "{reason}");
@@ -146,7 +127,7 @@ fn kill_of_either_side_resets_open_connections() {
     let docker = require!(Docker);
     let case = Case::new(docker);
     for side in [&case.redis, &case.app] {
-        let (old, marker) = (namespace(side), Marker::new(&case.room, side));
+        let (old, marker) = (namespace(side), marker(&case.room, side));
         let mut open = case.open();
         side.kill().unwrap();
         let reason = case.room.wait_waiting(&case.made.id);
@@ -196,7 +177,7 @@ fn a_container_that_is_deleted_and_one_of_its_name_that_comes() {
     let made = room.create(&format!("url :6379 tail docker-ns {name}"));
     let ping = || room.netns.run(&["redis-cli", "ping"]).unwrap();
     assert_eq!(ping(), "PONG");
-    let (old, marker) = (namespace(&redis), Marker::new(&room, &redis));
+    let (old, marker) = (namespace(&redis), marker(&room, &redis));
     redis.remove().unwrap();
     let reason = room.wait_waiting(&made.id);
     assert!(reason.contains("there is no container") && reason.contains(&name), "{reason}");
@@ -244,7 +225,7 @@ fn udp_and_unix_heads_come_back_too() {
     };
     ask();
     for side in [&app, &dns] {
-        let (old, marker) = (namespace(side), Marker::new(&room, side));
+        let (old, marker) = (namespace(side), marker(&room, side));
         side.restart().unwrap();
         ask();
         gone(&room, &old, &marker);

@@ -50,7 +50,7 @@ pub enum From {
 }
 
 /// What only the end-to-end tests want of the packages that the demo shares with them.
-const NOT_SHOWN: &[&str] = &["nginx", "dnsmasq-base", "socat", "systemd", "haproxy"];
+const NOT_SHOWN: &[&str] = &["nginx", "dnsmasq-base", "socat", "systemd", "haproxy", "sysbench", "postgresql"];
 
 /// Everything that is needed by at least one of `groups`, each once.
 pub fn of(groups: &[Group]) -> Vec<Need> {
@@ -132,10 +132,12 @@ fn program_of(package: &str) -> Option<&'static str> {
         "mariadb-client-core" => "mariadb",
         "mariadb-server-core" => "mariadbd",
         "nginx" | "nginx-light" => "nginx",
+        "postgresql" => "pgbench",
         "qemu-system-x86" => vm::EMULATOR,
         "redis-server" => "redis-server",
         "redis-tools" => "redis-cli",
         "socat" => "socat",
+        "sysbench" => "sysbench",
         "util-linux" => "unshare",
         _ => return None,
     })

@@ -3,6 +3,7 @@
 use super::Settings;
 use crate::fastpath::{Count, Fastpath, SelfTest, Tuning, self_test};
 use crate::model::{FastpathView, Mode, PairsView, ProbeView};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities};
 use std::sync::Arc;
 
 /// What came of loading the programs.
@@ -89,9 +90,23 @@ fn probe(probe: &crate::fastpath::Probe) -> ProbeView {
     ProbeView { name: probe.name.to_owned(), passed: probe.passed, detail: probe.detail.clone() }
 }
 
+/// The rights that loading needs and that this process lacks, in words to go on with: the kernel says no more than that
+/// something was not permitted, and sometimes, about a helper that it hides then, less.
+fn missing() -> String {
+    let Ok(CapabilitySets { effective, .. }) = capabilities(None) else { return String::new() };
+    let needed = [
+        (CapabilitySet::BPF, "CAP_BPF"),
+        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+        (CapabilitySet::PERFMON, "CAP_PERFMON"),
+        (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
+    ];
+    let gone: Vec<&str> = needed.iter().filter(|(right, _)| !effective.contains(*right)).map(|(_, name)| *name).collect();
+    if gone.is_empty() { String::new() } else { format!("; wormholed lacks {}", gone.join(", ")) }
+}
+
 fn load(settings: &Settings) -> Result<Loaded, String> {
     let tuning = Tuning { max_pairs: settings.fastpath_pairs, ..Tuning::default() };
-    let fastpath = Fastpath::load(&tuning).map_err(|error| error.to_string())?;
+    let fastpath = Fastpath::load(&tuning).map_err(|error| format!("{error}{}", missing()))?;
     for name in &settings.fastpath_except {
         fastpath.spare(name);
     }

@@ -56,7 +56,9 @@ impl fmt::Display for Why {
             Self::Off => "the fast path is off for this segment",
             Self::Unavailable => "the fast path is not available, see `wormhole status`",
             Self::Unix => "one end is a unix socket",
-            Self::ClientUnseen => "the client is in another namespace or on another machine, or its address was translated",
+            Self::ClientUnseen => {
+                "the client is in another namespace or on another machine, its address was translated, or it has gone already"
+            }
             Self::Client(Refusal::Executable) => "the client's executable is kept off the fast path",
             Self::Client(Refusal::Mptcp) => "the client uses Multipath TCP",
             Self::Client(Refusal::NoSlot) => "all places on the fast path are taken, see --fastpath-pairs",
