@@ -7,7 +7,7 @@
 //! | SO_RCVLOWAT | waits for so many | ignored |
 //! | MSG_OOB | beside the stream | in the stream |
 //! | SO_ZEROCOPY, TCP_ULP | taken | refused with EPERM, so that libraries fall back |
-//! | SO_SNDBUF, asked for by a sender that had to wait | what the kernel gave | the least there is |
+//! | SO_SNDBUF, asked for by a sender that had to wait | what the kernel gave | 128 KiB |
 //! | splice(2) from a socket | gives what arrived | does not see it; programs that do this are not enrolled |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
 

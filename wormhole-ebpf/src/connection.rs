@@ -31,8 +31,9 @@ use wormhole_common::{
 /// How long a socket that is half-closed waits for a system call of another one to end, in nanoseconds.
 const LEAVE_NS: u64 = 50_000;
 
-/// The kernel's least (`SOCK_MIN_SNDBUF`, about 4.5 KiB); and more than it lets anybody have (`net.core.wmem_max`).
-const SMALL_BUFFER: i32 = 1;
+/// 128 KiB, for the kernel doubles it: a segment of 64 KiB that waits for more (MSG_MORE, sendfile(2)) must leave room for
+/// that, or nothing would push it. And more than the kernel lets anybody have (`net.core.wmem_max`).
+const SMALL_BUFFER: i32 = 64 << 10;
 const LARGE_BUFFER: i32 = 1 << 30;
 
 /// What a `sock_ops` program answers when it has nothing to say.
@@ -258,7 +259,7 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
 ///
 /// While its messages could go direct, TCP is only where it waits until the receiver has read: wormholed acknowledges
 /// what is there once it has put it into the receiver's queue. The less it may give to TCP meanwhile, the sooner it goes
-/// direct again, so it gets the smallest send buffer that there is. Not where nothing goes direct any more, and not where
+/// direct again, so it gets a small send buffer. Not where nothing goes direct any more, and not where
 /// several tasks send: a message that does not fit is cut by the wait, and another task's might get in between, where a
 /// larger buffer would have taken it whole.
 #[inline(always)]

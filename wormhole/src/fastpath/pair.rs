@@ -231,10 +231,10 @@ impl Link {
         true
     }
 
-    /// Bytes that may wait in front of an application when the relay puts more there: half of what a sender may put there
-    /// itself, so that a stream that had to wait for a reader goes on for a while before it must wait again.
+    /// Bytes that may wait in front of an application when the relay puts more there, at most as much again: less than a
+    /// sender may put there itself, so that a stream that had to wait for a reader goes on for a while before it must again.
     pub fn low_water(&self) -> u64 {
-        self.pair.fastpath.limit / 2
+        self.pair.fastpath.limit / 4
     }
 
     /// Says that bytes for the application in `role` are being moved on this cpu from now on, or are not: their sender
