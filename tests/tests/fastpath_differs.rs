@@ -3,7 +3,7 @@
 //! | call | by TCP | on the fast path |
 //! | --- | --- | --- |
 //! | a blocking read while nothing is there | waits | may be broken off with EAGAIN by a reset, by another thread's shutdown or write, or by one's own shutdown while answers were unread |
-//! | MSG_WAITALL | waits for all | takes what is there; an io_uring send with it may be short (`fastpath_uring`) |
+//! | MSG_WAITALL | waits for all | takes what is there |
 //! | SO_RCVLOWAT | waits for so many | ignored |
 //! | MSG_OOB | beside the stream | in the stream |
 //! | SO_ZEROCOPY, TCP_ULP | taken | refused with EPERM, so that libraries fall back |

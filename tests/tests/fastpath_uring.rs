@@ -1,4 +1,5 @@
-//! io_uring on the applications' sockets: what it sends and receives, waits for and is told of ends.
+//! io_uring on the applications' sockets: what it sends and receives, waits for and is told of ends. Who connects with a ring
+//! takes the relay; who begins to use one later is left to TCP from its first send on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
 
 use io_uring::squeue::Entry;
@@ -63,29 +64,63 @@ fn send(stream: &TcpStream, data: &[u8]) -> Entry {
     opcode::Send::new(types::Fd(stream.as_raw_fd()), data.as_ptr(), length).flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL).build()
 }
 
-/// Sends all. By TCP one send does; on the fast path one that had to wait may be short, as the README says.
-fn send_all(lane: &Lane, ring: &mut IoUring, stream: &TcpStream, mut data: &[u8]) {
-    let mut sends = 0;
-    while !data.is_empty() {
-        let sent = one(ring, send(stream, data)).unwrap();
-        assert!(sent > 0 && (sent == data.len() || lane.way == Way::Fast), "{sent} of {} bytes", data.len());
-        data = &data[sent..];
-        sends += 1;
-    }
-    assert!(sends <= 20, "{sends} sends");
-}
-
 fn one(ring: &mut IoUring, entry: Entry) -> io::Result<usize> {
     run(ring, vec![entry]).remove(0)
 }
 
 /// Both ends of two connections, the near one once the client's and once the server's.
 fn both_ways(lane: &Lane, mut case: impl FnMut(&mut IoUring, TcpStream, TcpStream)) {
+    let pairs = [lane.pair(), lane.pair()];
+    for ((client, server), swap) in pairs.into_iter().zip([false, true]) {
+        for (mut from, mut to) in [(&client, &server), (&server, &client)] {
+            from.write_all(b"word").unwrap();
+            to.read_exact(&mut [0; 4]).unwrap();
+        }
+        let Some(mut ring) = ring() else { return };
+        if swap { case(&mut ring, server, client) } else { case(&mut ring, client, server) }
+    }
+}
+
+/// By small ones, so that the socket is left to TCP before large ones come.
+fn begins_to_send(lane: &Lane, ring: &mut IoUring, near: &TcpStream, far: &mut TcpStream) {
+    for round in 0..100 {
+        assert_eq!(one(ring, send(near, bytes(round, 4))).unwrap(), 4);
+        far.read_exact(&mut [0; 4]).unwrap();
+    }
+    if lane.way == Way::Fast {
+        let port = near.local_addr().unwrap().port();
+        let peer = near.peer_addr().unwrap().port();
+        wait_until("it to be left to TCP", SOON, || {
+            let view = lane.view();
+            let open = view["open"].as_array()?;
+            let mine = |entry: &&serde_json::Value| {
+                let is = |port: u16| entry["client"].as_str().is_some_and(|client| client.ends_with(&format!(":{port}")));
+                is(port) || is(peer)
+            };
+            let reason = open.iter().find(mine)?["reason"].as_str()?.to_owned();
+            reason.contains("io_uring").then_some(())
+        });
+    }
+}
+
+#[test]
+fn who_connects_with_a_ring_takes_the_relay() {
+    wormhole_tests::require!(Box);
+    let lane = match Lane::open(Way::Fast) {
+        Ok(lane) => lane,
+        Err(why) => wormhole_tests::skip!("{why}"),
+    };
     let Some(mut ring) = ring() else { return };
-    let (client, server) = lane.pair();
-    case(&mut ring, client, server);
-    let (client, server) = lane.pair();
-    case(&mut ring, server, client);
+    assert_eq!(one(&mut ring, opcode::Nop::new().build()).unwrap(), 0);
+    let client = lane.client();
+    let mut server = lane.accept();
+    assert_eq!(one(&mut ring, send(&client, endless(0, 1000))).unwrap(), 1000);
+    let mut got = [0; 1000];
+    server.read_exact(&mut got).unwrap();
+    assert!(got == *endless(0, 1000));
+    let open = lane.view()["open"][0].clone();
+    assert_eq!((open["path"].as_str(), open["reason"].as_str()), (Some("relay"), Some("the client uses io_uring")), "{open}");
+    drop((client, server));
 }
 
 fn what_is_there_is_received(lane: &Lane) {
@@ -118,13 +153,14 @@ fn a_receive_waits_for_data(lane: &Lane) {
 fn a_large_send_is_taken_whole(lane: &Lane) {
     both_ways(lane, |ring, near, mut far| {
         let data = endless(0, LARGEST);
+        begins_to_send(lane, ring, &near, &mut far);
         thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut got = vec![0; LARGEST];
                 far.read_exact(&mut got).unwrap();
                 got
             });
-            send_all(lane, ring, &near, data);
+            assert_eq!(one(ring, send(&near, data)).unwrap(), LARGEST);
             assert!(reader.join().unwrap() == *data);
         });
     });
@@ -133,12 +169,13 @@ fn a_large_send_is_taken_whole(lane: &Lane) {
 fn a_send_waits_for_room(lane: &Lane) {
     const PIECE: usize = 1 << 20;
     both_ways(lane, |ring, near, mut far| {
+        begins_to_send(lane, ring, &near, &mut far);
         // More than anybody's buffers hold while the other side does not read.
         const PIECES: usize = 48;
         thread::scope(|scope| {
             let sender = scope.spawn(|| {
                 for piece in 0..PIECES {
-                    send_all(lane, ring, &near, endless(piece * PIECE, PIECE));
+                    assert_eq!(one(ring, send(&near, endless(piece * PIECE, PIECE))).unwrap(), PIECE);
                 }
             });
             thread::sleep(Duration::from_millis(100));
@@ -211,10 +248,6 @@ fn a_receive_sees_the_end(lane: &Lane) {
 
 fn a_receive_after_a_shutdown_waits_for_the_answer(lane: &Lane) {
     both_ways(lane, |ring, near, mut far| {
-        for (mut from, mut to) in [(&near, &far), (&far, &near)] {
-            from.write_all(b"word").unwrap();
-            to.read_exact(&mut [0; 4]).unwrap();
-        }
         let shutdown = opcode::Shutdown::new(types::Fd(near.as_raw_fd()), libc::SHUT_WR).build();
         let mut got = [0; 10];
         let entries = vec![shutdown.flags(io_uring::squeue::Flags::IO_LINK), recv(&near, &mut got)];

@@ -127,6 +127,8 @@ pub enum Refusal {
     NoSlot = 2,
     /// A map was full, or another program owns the socket.
     NoRoom = 3,
+    /// The task that connects uses io_uring.
+    Ring = 4,
 }
 
 impl Refusal {
@@ -137,6 +139,7 @@ impl Refusal {
             0 => Self::Executable,
             1 => Self::Mptcp,
             2 => Self::NoSlot,
+            4 => Self::Ring,
             _ => Self::NoRoom,
         }
     }
@@ -246,6 +249,8 @@ pub struct SlotSide {
 pub const OFF_SPLICED: u8 = 1;
 /// This side streams small messages, which TCP carries better.
 pub const OFF_SMALL: u8 = 2;
+/// This side sends by io_uring.
+pub const OFF_RING: u8 = 3;
 
 /// Set in [`SlotSide::queued`]: the socket leaves the map, and nothing more may be put into its queue.
 pub const LEFT: u64 = 1 << 63;
@@ -312,10 +317,12 @@ pub enum Count {
     Sockopt = 9,
     /// Streams of small messages that were left to TCP.
     Small = 10,
+    /// Sockets of tasks that use io_uring.
+    Ring = 11,
 }
 
 /// How many [`Count`]s there are.
-pub const COUNTS: u32 = 11;
+pub const COUNTS: u32 = 12;
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
 use crate::atomic::{fetch_add, replace};
-use crate::kernel::{backlog, executable, has_own_buffer, is_closing, is_drained, is_left_alone, write_seq};
+use crate::kernel::{backlog, executable, has_own_buffer, is_closing, is_drained, is_left_alone, uses_ring, write_seq};
 use crate::maps::{
     WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, is_settled, make_member, member, side, slot,
 };
@@ -15,8 +15,8 @@ use aya_ebpf::bindings::{
     BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_setsockopt, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock,
-    bpf_sock_hash_update,
+    bpf_get_current_task, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_setsockopt, bpf_skc_to_mptcp_sock,
+    bpf_skc_to_tcp_sock, bpf_sock_hash_update,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
@@ -89,6 +89,9 @@ fn connecting(ctx: &SockOpsContext) {
     watch(ctx);
     if is_mptcp(sk) {
         refuse(me, Refusal::Mptcp, Count::Mptcp);
+    // SAFETY: no arguments; an address as a number.
+    } else if uses_ring(unsafe { bpf_get_current_task() }) {
+        refuse(me, Refusal::Ring, Count::Ring);
     // SAFETY: nobody changes a value of this map in place.
     } else if head & HEAD_CHECKS != 0 && unsafe { WH_EXES.get(&executable()) }.is_some() {
         refuse(me, Refusal::Executable, Count::Executable);

@@ -38,6 +38,10 @@ settings! {
     OFF_TIMER_2: u32 = 0;
     /// As above.
     OFF_TIMER_3: u32 = 0;
+    /// `state` of its high-resolution timers, which do so too.
+    OFF_HRTIMER_1: u32 = 0;
+    /// As above.
+    OFF_HRTIMER_2: u32 = 0;
     /// `sock.sk_socket`.
     OFF_SOCKET: u32 = 0;
     /// `socket_alloc.vfs_inode.i_ino`; a `socket_alloc` begins with the `socket`.
@@ -50,6 +54,10 @@ settings! {
     OFF_SIGNAL: u32 = 0;
     /// `signal_struct.nr_threads`.
     OFF_THREADS: u32 = 0;
+    /// `task_struct.io_uring`.
+    OFF_RING: u32 = 0;
+    /// `task_struct.flags`.
+    OFF_FLAGS: u32 = 0;
     /// `task_struct.mm`.
     OFF_MM: u32 = 0;
     /// `mm_struct.exe_file`.
@@ -120,7 +128,9 @@ pub fn is_left_alone(sock: u64) -> bool {
     /// The socket's own one, and that of the queue of redirected messages (`sk_psock_init`).
     const OWN: u32 = 2;
     let pending = |timer| u32::from(read::<u64>(sock, timer).is_some_and(|entry| entry != 0));
+    let queued = |timer| u32::from(read::<u8>(sock, timer).is_some_and(|state| state & 1 != 0));
     let timers = pending(&OFF_TIMER_1) + pending(&OFF_TIMER_2) + pending(&OFF_TIMER_3);
+    let timers = timers + queued(&OFF_HRTIMER_1) + queued(&OFF_HRTIMER_2);
     read::<u32>(sock, &OFF_REFS).is_some_and(|refs| refs <= OWN + timers)
 }
 
@@ -158,6 +168,16 @@ pub fn is_closing(sock: u64) -> bool {
 #[inline(always)]
 pub fn is_single(task: u64) -> bool {
     read::<u64>(task, &OFF_SIGNAL).and_then(|signal| read::<u32>(signal, &OFF_THREADS)) == Some(1)
+}
+
+/// True when this task uses io_uring, or does its work. Its sends with MSG_WAITALL must not come to a socket in the map: one
+/// that is cut short there has taken more from the caller than it says, and io_uring goes on behind that
+/// (`tcp_bpf_sendmsg` does not revert the iterator, and `io_send` does not begin a new one; seen on 6.18).
+#[inline(always)]
+pub fn uses_ring(task: u64) -> bool {
+    const PF_IO_WORKER: u32 = 0x10;
+    read::<u64>(task, &OFF_RING).is_some_and(|ring| ring != 0)
+        || read::<u32>(task, &OFF_FLAGS).is_some_and(|flags| flags & PF_IO_WORKER != 0)
 }
 
 /// The base name of the executable that the current task runs; zeros when it has none.

@@ -14,7 +14,7 @@
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
-use crate::kernel::{LIMIT, MESSAGE_COST, backlog, is_drained, is_single, write_seq};
+use crate::kernel::{LIMIT, MESSAGE_COST, backlog, is_drained, is_single, uses_ring, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
 use crate::wait::wait_until;
 use aya_ebpf::bindings::BPF_F_INGRESS;
@@ -22,7 +22,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_i
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use core::ptr;
-use wormhole_common::{Count, HOLD_SHORT, LEFT, Member, OFF_SMALL, Role, SHARED, STREAK, SlotSide, socket_key};
+use wormhole_common::{Count, HOLD_SHORT, LEFT, Member, OFF_RING, OFF_SMALL, Role, SHARED, STREAK, SlotSide, socket_key};
 
 const PASS: u32 = 1;
 
@@ -58,7 +58,12 @@ pub fn wh_msg(ctx: SkMsgContext) -> u32 {
 /// A message of an application.
 #[inline(always)]
 fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut SlotSide) -> u32 {
-    note_sender(me);
+    // SAFETY: no arguments; an address as a number.
+    let task = unsafe { bpf_get_current_task() };
+    if me.sender != task || mine.off == 0 && me.streak % STREAK == 0 {
+        note_ring(task, mine);
+    }
+    note_sender(me, task);
     let size = ctx.size();
     if size < SMALL {
         note_small(me, mine);
@@ -73,11 +78,18 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     PASS
 }
 
+/// Whether a task sends by io_uring; then the socket is to leave the map as one that streams small messages.
+#[inline(always)]
+fn note_ring(task: u64, mine: &mut SlotSide) {
+    if mine.off == 0 && uses_ring(task) {
+        mine.off = OFF_RING;
+        count(Count::Ring);
+    }
+}
+
 /// Whether one task sends, or several. One may begin and another go on: that is not several yet.
 #[inline(always)]
-fn note_sender(me: &mut Member) {
-    // SAFETY: no arguments; an address as a number.
-    let task = unsafe { bpf_get_current_task() };
+fn note_sender(me: &mut Member, task: u64) {
     if me.sender != task {
         me.sender = task;
         me.changes = me.changes.saturating_add(1);

@@ -68,6 +68,7 @@ impl Fast {
             ("mptcp", Count::Mptcp),
             ("sockopt", Count::Sockopt),
             ("small", Count::Small),
+            ("ring", Count::Ring),
         ];
         let fallbacks = named.iter().map(|(name, what)| ((*name).to_owned(), counters.of(*what)));
         let spliced = ("spliced".to_owned(), counters.spliced);

@@ -127,12 +127,17 @@ impl Offsets {
             ("OFF_TIMER_1", timer(&btf, &[("inet_connection_sock", "icsk_retransmit_timer"), ("sock", "tcp_retransmit_timer")])),
             ("OFF_TIMER_2", timer(&btf, &[("inet_connection_sock", "icsk_delack_timer")])),
             ("OFF_TIMER_3", timer(&btf, &[("sock", "sk_timer"), ("inet_connection_sock", "icsk_keepalive_timer")])),
+            ("OFF_HRTIMER_1", hrtimer(&btf, "pacing_timer")),
+            ("OFF_HRTIMER_2", hrtimer(&btf, "compressed_ack_timer")),
             ("OFF_SOCKET", btf.offset("sock", &["sk_socket"])?),
             ("OFF_INODE", btf.offset("socket_alloc", &["vfs_inode", "i_ino"])?),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
             ("BIT_USERLOCKS", btf.bit("sock", &["sk_userlocks"])?),
             ("OFF_SIGNAL", btf.offset("task_struct", &["signal"])?),
             ("OFF_THREADS", btf.offset("signal_struct", &["nr_threads"])?),
+            // Without io_uring there is no such field.
+            ("OFF_RING", btf.offset("task_struct", &["io_uring"]).unwrap_or(u32::MAX)),
+            ("OFF_FLAGS", btf.offset("task_struct", &["flags"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
             ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
             ("OFF_DENTRY", btf.offset("file", &["f_path", "dentry"])?),
@@ -145,6 +150,12 @@ impl Offsets {
 /// to be in somebody's hands, and stays where it is.
 fn timer(btf: &Btf, names: &[(&str, &str)]) -> u32 {
     names.iter().find_map(|(of, name)| btf.offset(of, &[name, "entry", "pprev"]).ok()).unwrap_or(u32::MAX)
+}
+
+/// Likewise one of high resolution, with its first bit set while it is pending.
+fn hrtimer(btf: &Btf, name: &str) -> u32 {
+    let field = |field| btf.offset("tcp_sock", &[name, field]).ok();
+    field("state").or_else(|| field("is_queued")).unwrap_or(u32::MAX)
 }
 
 impl Fastpath {

@@ -21,12 +21,16 @@ pub enum Why {
     ServerUnseen,
     /// The server's executable is on the list.
     ServerSpared(Arc<str>),
+    /// The server has an io_uring.
+    ServerRing,
     /// Who listens at the tail is not known yet.
     ServerUnknown,
     /// An application used splice(2) on the connection.
     Spliced,
     /// An application streams small messages.
     Small,
+    /// An application sends by io_uring.
+    Ring,
 }
 
 impl Why {
@@ -43,9 +47,12 @@ impl Why {
             Self::Client(Refusal::NoRoom) => "no-room",
             Self::ServerUnseen => "server-unseen",
             Self::ServerSpared(_) => "server-spared",
+            Self::ServerRing => "server-ring",
             Self::ServerUnknown => "server-unknown",
             Self::Spliced => "spliced",
             Self::Small => "small",
+            Self::Ring => "ring",
+            Self::Client(Refusal::Ring) => "client-ring",
         }
     }
 }
@@ -65,8 +72,11 @@ impl fmt::Display for Why {
             Self::Client(Refusal::NoRoom) => "the client's socket could not be enrolled; another program may own it",
             Self::ServerUnseen => "the server is in another namespace or on another machine, or uses Multipath TCP",
             Self::ServerSpared(exe) => return write!(f, "the server's executable {exe} is kept off the fast path"),
+            Self::ServerRing => "the server uses io_uring",
             Self::ServerUnknown => "it was not known yet which executable listens at the tail",
             Self::Spliced => "an application used splice(2), which does not see redirected bytes",
+            Self::Ring => "an application sends by io_uring",
+            Self::Client(Refusal::Ring) => "the client uses io_uring",
             Self::Small => "an application streams small messages, which TCP makes large ones of",
         })
     }

@@ -14,11 +14,13 @@ pub struct Holder {
     pub pid: u32,
     /// The base name of what it executes; none when that could not be seen.
     pub exe: Option<Arc<str>>,
+    /// True when it has an io_uring.
+    pub ring: bool,
 }
 
 impl Holder {
-    fn new(pid: u32) -> Self {
-        Self { pid, exe: executable(pid) }
+    fn new(pid: u32, ring: bool) -> Self {
+        Self { pid, exe: executable(pid), ring }
     }
 
     /// True while the process executes what it did.
@@ -53,10 +55,11 @@ fn collect(pids: &[u32], wanted: impl Fn(u64) -> bool, found: &mut BTreeMap<u64,
     for pid in pids {
         // A process that ends meanwhile, or that we may not look into, holds nothing that we can see.
         let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        let links = fds.flatten().filter_map(|fd| socket_inode(&fs::read_link(fd.path()).ok()?));
-        let held: BTreeSet<u64> = links.filter(|inode| wanted(*inode)).collect();
+        let links: Vec<_> = fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+        let held: BTreeSet<u64> = links.iter().filter_map(|link| socket_inode(link)).filter(|inode| wanted(*inode)).collect();
+        let ring = || links.iter().any(|link| link.as_os_str() == "anon_inode:[io_uring]");
         for inode in held {
-            found.entry(inode).or_default().push(Holder::new(*pid));
+            found.entry(inode).or_default().push(Holder::new(*pid, ring()));
         }
     }
 }

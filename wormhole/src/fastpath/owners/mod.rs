@@ -39,6 +39,8 @@ enum Verdict {
     Free,
     /// This one may not.
     Spared(Arc<str>),
+    /// One uses io_uring.
+    Ring,
     /// Nobody listens, or on somebody's behalf, or it cannot be seen who.
     Unknown,
 }
@@ -82,6 +84,7 @@ impl Server {
         match &**self.verdict.load() {
             Verdict::Free => None,
             Verdict::Spared(exe) => Some(Why::ServerSpared(Arc::clone(exe))),
+            Verdict::Ring => Some(Why::ServerRing),
             Verdict::Unknown => {
                 self.wake.notify_one();
                 Some(Why::ServerUnknown)
@@ -154,6 +157,9 @@ fn judge(sockets: &[Vec<Holder>], own: u32, spared: impl Fn(&str) -> bool) -> Ve
     let others = || sockets.iter().flatten().filter(|holder| holder.pid != own);
     if let Some(exe) = others().filter_map(|holder| holder.exe.as_ref()).find(|exe| spared(exe)) {
         return Verdict::Spared(Arc::clone(exe));
+    }
+    if others().any(|holder| holder.ring) {
+        return Verdict::Ring;
     }
     let accepts = |holder: &Holder| holder.pid == own || holder.exe.as_deref().is_some_and(|exe| !FOR_OTHERS.contains(&exe));
     let known = !sockets.is_empty() && sockets.iter().all(|holders| holders.iter().any(accepts));
@@ -263,7 +269,11 @@ mod tests {
     const OWN: u32 = 1;
 
     fn verdict(sockets: &[&[(u32, &str)]]) -> Verdict {
-        let holder = |(pid, exe): &(u32, &str)| Holder { pid: *pid, exe: (!exe.is_empty()).then(|| (*exe).into()) };
+        let holder = |(pid, exe): &(u32, &str)| Holder {
+            pid: *pid,
+            exe: (!exe.is_empty()).then(|| (*exe).into()),
+            ring: exe.starts_with("uring-"),
+        };
         let sockets: Vec<Vec<Holder>> = sockets.iter().map(|holders| holders.iter().map(holder).collect()).collect();
         judge(&sockets, OWN, |exe| ["haproxy", "wormholed"].contains(&exe))
     }
@@ -274,6 +284,12 @@ mod tests {
         assert_eq!(verdict(&[&[(7, "nginx")], &[(8, "haproxy")]]), Verdict::Spared("haproxy".into()));
         assert_eq!(verdict(&[&[(7, "nginx"), (8, "haproxy")]]), Verdict::Spared("haproxy".into()));
         assert_eq!(verdict(&[&[(7, ""), (8, "haproxy")]]), Verdict::Spared("haproxy".into()));
+    }
+
+    #[test]
+    fn who_uses_io_uring_is_kept_off() {
+        assert_eq!(verdict(&[&[(7, "nginx"), (8, "uring-echo")]]), Verdict::Ring);
+        assert_eq!(verdict(&[&[(7, "uring-echo"), (8, "haproxy")]]), Verdict::Spared("haproxy".into()));
     }
 
     #[test]
