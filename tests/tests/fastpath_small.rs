@@ -17,6 +17,7 @@ three_ways!(
     from_large_to_small_and_back,
     a_conversation_stays,
     a_half_close_after_a_stream,
+    a_shutdown_with_answers_unread,
 );
 
 /// Small messages until the connection has left the fast path, and some more.
@@ -163,6 +164,22 @@ fn a_half_close_after_a_stream(lane: &Lane) {
         arrives(&near, 0, ALL);
         drop(sender.join().unwrap());
         assert_eq!(drain(&mut near), (vec![], End::Eof));
+        if let (Some(room), Some(made)) = (&lane.room, &lane.made) {
+            room.wait_idle(&made.id);
+        }
+    }
+}
+
+/// The other side has answered and ended; this one ends too, and reads then.
+fn a_shutdown_with_answers_unread(lane: &Lane) {
+    for swap in [false, true] {
+        let (mut near, mut far) = left(lane, swap);
+        far.write_all(bytes(0, 1000)).unwrap();
+        far.end().unwrap();
+        wait_until("the answer", SOON, || near.peek(&mut [0; 1000]).is_ok_and(|n| n == 1000).then_some(()));
+        near.end().unwrap();
+        assert_eq!(drain(&mut far), (vec![], End::Eof));
+        assert_eq!(drain(&mut near), (bytes(0, 1000).to_vec(), End::Eof));
         if let (Some(room), Some(made)) = (&lane.room, &lane.made) {
             room.wait_idle(&made.id);
         }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::room::SOON;
-use wormhole_tests::traffic::{End, LARGEST, Stream, bytes, drain, endless, reset};
+use wormhole_tests::traffic::{End, LARGEST, Stream, bytes, drain, endless, inside, reset};
 use wormhole_tests::{three_ways, wait_until};
 
 three_ways!(
@@ -88,14 +88,12 @@ fn begins_to_send(lane: &Lane, ring: &mut IoUring, near: &TcpStream, far: &mut T
         far.read_exact(&mut [0; 4]).unwrap();
     }
     if lane.way == Way::Fast {
-        let port = near.local_addr().unwrap().port();
-        let peer = near.peer_addr().unwrap().port();
+        let ports = [near.local_addr(), far.local_addr()].map(|addr| addr.unwrap().port());
         wait_until("it to be left to TCP", SOON, || {
             let view = lane.view();
             let open = view["open"].as_array()?;
             let mine = |entry: &&serde_json::Value| {
-                let is = |port: u16| entry["client"].as_str().is_some_and(|client| client.ends_with(&format!(":{port}")));
-                is(port) || is(peer)
+                ports.iter().any(|port| entry["client"].as_str().is_some_and(|client| client.ends_with(&format!(":{port}"))))
             };
             let reason = open.iter().find(mine)?["reason"].as_str()?.to_owned();
             reason.contains("io_uring").then_some(())
@@ -110,11 +108,15 @@ fn who_connects_with_a_ring_takes_the_relay() {
         Ok(lane) => lane,
         Err(why) => wormhole_tests::skip!("{why}"),
     };
-    let Some(mut ring) = ring() else { return };
-    assert_eq!(one(&mut ring, opcode::Nop::new().build()).unwrap(), 0);
-    let client = lane.client();
+    let client = inside(&lane.near(), || {
+        let Some(mut ring) = ring() else { return Ok(None) };
+        assert_eq!(one(&mut ring, opcode::Nop::new().build()).unwrap(), 0);
+        let client = TcpStream::connect(lane.addr).unwrap();
+        assert_eq!(one(&mut ring, send(&client, endless(0, 1000))).unwrap(), 1000);
+        Ok(Some(client))
+    });
+    let Some(client) = client.unwrap() else { return };
     let mut server = lane.accept();
-    assert_eq!(one(&mut ring, send(&client, endless(0, 1000))).unwrap(), 1000);
     let mut got = [0; 1000];
     server.read_exact(&mut got).unwrap();
     assert!(got == *endless(0, 1000));

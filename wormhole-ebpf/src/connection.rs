@@ -351,7 +351,10 @@ fn note_unread(me: &Member) {
         return;
     }
     if let Some(side) = side(me.slot, me.generation, me.role) {
-        side.unread = 1;
+        // Whoever has left the map has only what came by TCP, and the kernel looks after that.
+        if side.queued & LEFT == 0 {
+            side.unread = 1;
+        }
     }
 }
 
