@@ -98,7 +98,7 @@ fn taken_up_again(lane: &Lane, client: &TcpStream, server: &TcpStream) {
 }
 
 fn a_stopped_reader_stops_the_sender(lane: &Lane) {
-    for write in [64 * 1024, 1 << 20, 3000] {
+    for write in [64 * 1024, 1 << 20, 1000] {
         let (client, server) = lane.pair();
         for (from, to) in [(&client, &server), (&server, &client)] {
             let taken = fill(from, 0, write);
@@ -256,8 +256,7 @@ fn again_and_again_stopped(lane: &Lane) {
     let ((client, server), mut random) = (lane.pair(), Random::new(3));
     let (mut sent, mut got) = (0, 0);
     for _ in 0..6 {
-        // Not so small that it is left to TCP.
-        sent += fill(&client, sent, random.size(1 << 18).max(1 << 11));
+        sent += fill(&client, sent, random.size(1 << 18).max(1));
         bounded(lane, sent - got);
         let len = usize::try_from(random.below((sent - got) as u64 + 1)).unwrap();
         read(&server, got, len);

@@ -1,5 +1,4 @@
-//! Streams of small messages: each would be carried by itself on the fast path, so they are left to TCP. Conversations of
-//! small messages are not.
+//! Streams of small messages, which are carried one by one on the fast path and merged by TCP.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
 
 use serde_json::Value;
@@ -12,7 +11,7 @@ use wormhole_tests::traffic::{End, Random, Stream, bytes, drain, endless};
 use wormhole_tests::{three_ways, wait_until};
 
 three_ways!(
-    a_stream_of_small_messages_is_left_to_tcp,
+    a_stream_of_small_messages,
     both_directions_at_once,
     from_large_to_small_and_back,
     a_conversation_stays,
@@ -20,7 +19,7 @@ three_ways!(
     a_shutdown_with_answers_unread,
 );
 
-/// Small messages until the connection has left the fast path, and some more.
+/// Bytes of a stream.
 const ALL: usize = 12 << 20;
 
 fn stream(mut from: &TcpStream, at: usize, all: usize, seed: u64, most: u64) {
@@ -49,8 +48,8 @@ fn shown(lane: &Lane) -> Value {
     lane.view()["open"][0].clone()
 }
 
-/// Both ends of a connection that carries the small stream, near end first.
-fn left(lane: &Lane, swap: bool) -> (TcpStream, TcpStream) {
+/// Both ends of a connection that has carried such a stream, near end first.
+fn used(lane: &Lane, swap: bool) -> (TcpStream, TcpStream) {
     let (client, server) = lane.pair();
     let (near, far) = if swap { (server, client) } else { (client, server) };
     thread::scope(|scope| {
@@ -60,22 +59,9 @@ fn left(lane: &Lane, swap: bool) -> (TcpStream, TcpStream) {
     (near, far)
 }
 
-#[track_caller]
-fn left_to_tcp(lane: &Lane) {
-    if lane.way != Way::Fast {
-        return;
-    }
-    wait_until("the connection to be left to TCP", SOON, || {
-        let shown = shown(lane);
-        let reason = shown["reason"].as_str().unwrap_or_default();
-        (shown["path"] == "relay" && reason.contains("small")).then_some(())
-    });
-}
-
-fn a_stream_of_small_messages_is_left_to_tcp(lane: &Lane) {
+fn a_stream_of_small_messages(lane: &Lane) {
     for swap in [false, true] {
-        let (mut near, mut far) = left(lane, swap);
-        left_to_tcp(lane);
+        let (mut near, mut far) = used(lane, swap);
         // Both directions go on, and end as ever.
         far.write_all(b"an answer").unwrap();
         let mut word = [0; 9];
@@ -88,9 +74,6 @@ fn a_stream_of_small_messages_is_left_to_tcp(lane: &Lane) {
         if let (Some(room), Some(made)) = (&lane.room, &lane.made) {
             room.wait_idle(&made.id);
         }
-    }
-    if let (Way::Fast, Some(room)) = (lane.way, &lane.room) {
-        assert_eq!(room.status()["fastpath"]["fallbacks"]["small"], 2, "{}", room.status()["fastpath"]);
     }
 }
 
@@ -154,7 +137,7 @@ fn a_conversation_stays(lane: &Lane) {
 
 fn a_half_close_after_a_stream(lane: &Lane) {
     for swap in [false, true] {
-        let (mut near, mut far) = left(lane, swap);
+        let (mut near, mut far) = used(lane, swap);
         near.end().unwrap();
         assert_eq!(drain(&mut far), (vec![], End::Eof));
         let sender = thread::spawn(move || {
@@ -173,7 +156,7 @@ fn a_half_close_after_a_stream(lane: &Lane) {
 /// The other side has answered and ended; this one ends too, and reads then.
 fn a_shutdown_with_answers_unread(lane: &Lane) {
     for swap in [false, true] {
-        let (mut near, mut far) = left(lane, swap);
+        let (mut near, mut far) = used(lane, swap);
         far.write_all(bytes(0, 1000)).unwrap();
         far.end().unwrap();
         wait_until("the answer", SOON, || near.peek(&mut [0; 1000]).is_ok_and(|n| n == 1000).then_some(()));

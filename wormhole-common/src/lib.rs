@@ -185,12 +185,6 @@ pub struct Member {
     pub single: u32,
     /// When it began: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
     pub alone_since: u64,
-    /// Small messages in a row, none coming the other way.
-    pub small: u32,
-    /// When the first of them was sent: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
-    pub small_since: u64,
-    /// [`SlotSide::queued`] of this side at that time.
-    pub heard: u64,
     /// The key of the token that the socket has left.
     pub tuple: Tuple,
 }
@@ -247,10 +241,8 @@ pub struct SlotSide {
 
 /// The other side uses splice(2).
 pub const OFF_SPLICED: u8 = 1;
-/// This side streams small messages, which TCP carries better.
-pub const OFF_SMALL: u8 = 2;
 /// This side sends by io_uring.
-pub const OFF_RING: u8 = 3;
+pub const OFF_RING: u8 = 2;
 
 /// Set in [`SlotSide::queued`]: the socket leaves the map, and nothing more may be put into its queue.
 pub const LEFT: u64 = 1 << 63;
@@ -315,14 +307,12 @@ pub enum Count {
     Mptcp = 8,
     /// Socket options that were refused on an enrolled socket.
     Sockopt = 9,
-    /// Streams of small messages that were left to TCP.
-    Small = 10,
     /// Sockets of tasks that use io_uring.
-    Ring = 11,
+    Ring = 10,
 }
 
 /// How many [`Count`]s there are.
-pub const COUNTS: u32 = 12;
+pub const COUNTS: u32 = 11;
 
 #[cfg(test)]
 mod tests {

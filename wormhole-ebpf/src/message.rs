@@ -22,15 +22,10 @@ use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_i
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use core::ptr;
-use wormhole_common::{Count, HOLD_SHORT, LEFT, Member, OFF_RING, OFF_SMALL, Role, SHARED, STREAK, SlotSide, socket_key};
+use wormhole_common::{Count, HOLD_SHORT, LEFT, Member, OFF_RING, Role, SHARED, STREAK, SlotSide, socket_key};
 
 const PASS: u32 = 1;
 
-/// A message of fewer bytes is a small one (measured: at 1 KiB the relay is faster, at 4 KiB it is not).
-const SMALL: u32 = 2048;
-/// So many in a row, in less than so many nanoseconds, are a stream.
-const STREAM: u32 = 2048;
-const STREAM_NS: u64 = 100_000_000;
 /// So often another task may begin to send before they are taken for several that send at a time.
 const CHANGES: u32 = 4;
 /// How long a sender waits for the relay or for the reader, in nanoseconds: a few times what it takes them to move a
@@ -65,11 +60,6 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     }
     note_sender(me, task);
     let size = ctx.size();
-    if size < SMALL {
-        note_small(me, mine);
-    } else {
-        me.small = 0;
-    }
     if goes_direct(ctx, me, mine, peer) {
         mine.direct_bytes = mine.direct_bytes.wrapping_add(size.into());
     } else {
@@ -78,7 +68,7 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     PASS
 }
 
-/// Whether a task sends by io_uring; then the socket is to leave the map as one that streams small messages.
+/// Whether a task sends by io_uring: then wormholed takes the socket out of the map, once it sees bytes come by TCP.
 #[inline(always)]
 fn note_ring(task: u64, mine: &mut SlotSide) {
     if mine.off == 0 && uses_ring(task) {
@@ -105,27 +95,6 @@ fn note_sender(me: &mut Member, task: u64) {
     }
     if me.streak < SHARED - 1 {
         me.streak += 1;
-    }
-}
-
-/// Whether small messages stream. Each is carried, queued and read by itself here, and wakes the reader, while TCP makes
-/// large ones of them. wormholed takes such a sender out of the map once it sees its bytes come by TCP.
-#[inline(always)]
-fn note_small(me: &mut Member, mine: &mut SlotSide) {
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if me.small == 0 || me.heard != mine.queued {
-        me.small_since = now;
-        me.heard = mine.queued;
-        me.small = 0;
-    }
-    me.small += 1;
-    if me.small >= STREAM {
-        if now - me.small_since < STREAM_NS && mine.off == 0 {
-            mine.off = OFF_SMALL;
-            count(Count::Small);
-        }
-        me.small = 0;
     }
 }
 

@@ -67,7 +67,6 @@ impl Fast {
             ("executable", Count::Executable),
             ("mptcp", Count::Mptcp),
             ("sockopt", Count::Sockopt),
-            ("small", Count::Small),
             ("ring", Count::Ring),
         ];
         let fallbacks = named.iter().map(|(name, what)| ((*name).to_owned(), counters.of(*what)));

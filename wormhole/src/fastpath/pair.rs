@@ -1,7 +1,6 @@
 //! A connection whose ends are both on this machine, and the place of one segment in it.
 
 use super::Fastpath;
-use super::Why;
 use super::slots::Side;
 use crate::model::Bytes;
 use rustix::fd::{AsRawFd, BorrowedFd};
@@ -9,9 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use wormhole_common::{
-    ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_RING, OFF_SMALL, QUESTION_WORDS, Role, socket_key,
-};
+use wormhole_common::{ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_RING, QUESTION_WORDS, Role, socket_key};
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
 /// connection lets go.
@@ -78,13 +75,9 @@ impl Pair {
         self.server().is_some_and(|server| server.enrolled() != 0 && direct(server)) && self.client().is_some_and(direct)
     }
 
-    /// Why one of the applications was left to TCP, if so.
-    pub fn left(&self) -> Option<Why> {
-        [self.client(), self.server()].into_iter().flatten().find_map(|side| match side.off() {
-            OFF_SMALL => Some(Why::Small),
-            OFF_RING => Some(Why::Ring),
-            _ => None,
-        })
+    /// True when one of the applications sends by io_uring, and was left to TCP for that.
+    pub fn has_ring(&self) -> bool {
+        [self.client(), self.server()].into_iter().flatten().any(|side| side.off() == OFF_RING)
     }
 
     /// The application, if one used splice(2).
@@ -223,12 +216,11 @@ impl Link {
         [slot.into(), generation.into(), role as u64]
     }
 
-    /// Takes the socket of whoever sends to the application in `role` out of the map, if it is to be an ordinary one: it
-    /// streams small messages, or sends by io_uring. Tells whether that is done; it is not while something is in its own queue.
+    /// Takes the socket of whoever sends to the application in `role` out of the map, if it sends by io_uring. Tells whether that is done; it is not while something is in its own queue.
     pub fn let_go(&self, role: Role) -> bool {
         let Pair { slot, generation, .. } = *self.pair;
         let sender = if role == Role::Client { Role::Server } else { Role::Client };
-        let Some(side) = self.pair.side(sender).filter(|side| matches!(side.off(), OFF_SMALL | OFF_RING)) else { return false };
+        let Some(side) = self.pair.side(sender).filter(|side| side.off() == OFF_RING) else { return false };
         side.shut();
         if self.pair.fastpath.quiet.ask(&self.words(sender)).unwrap_or_default() == 0 {
             return false;

@@ -27,8 +27,6 @@ pub enum Why {
     ServerUnknown,
     /// An application used splice(2) on the connection.
     Spliced,
-    /// An application streams small messages.
-    Small,
     /// An application sends by io_uring.
     Ring,
 }
@@ -50,7 +48,6 @@ impl Why {
             Self::ServerRing => "server-ring",
             Self::ServerUnknown => "server-unknown",
             Self::Spliced => "spliced",
-            Self::Small => "small",
             Self::Ring => "ring",
             Self::Client(Refusal::Ring) => "client-ring",
         }
@@ -77,7 +74,6 @@ impl fmt::Display for Why {
             Self::Spliced => "an application used splice(2), which does not see redirected bytes",
             Self::Ring => "an application sends by io_uring",
             Self::Client(Refusal::Ring) => "the client uses io_uring",
-            Self::Small => "an application streams small messages, which TCP makes large ones of",
         })
     }
 }

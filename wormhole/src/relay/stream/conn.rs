@@ -356,7 +356,7 @@ impl Conn {
             Err(why) => Some(why.clone()),
             Ok(link) if link.pair().is_complete() => None,
             Ok(link) if link.pair().spliced().is_some() => Some(Why::Spliced),
-            Ok(link) if link.pair().left().is_some() => link.pair().left(),
+            Ok(link) if link.pair().has_ring() => Some(Why::Ring),
             Ok(_) => Some(self.no_server.clone().unwrap_or(Why::ServerUnseen)),
         }
     }

@@ -17,6 +17,8 @@ const LATER: Duration = Duration::from_millis(10);
 
 /// Receive buffer of a socket whose bytes are injected, in bytes: little is to be on its way when the sender goes direct.
 const WINDOW: usize = 128 * 1024;
+/// And when it will not go direct any more.
+const WIDE: usize = 4 * 1024 * 1024;
 
 /// What is known of a receiver's redirected queue. Nothing tells when its owner has read; one has to look.
 #[derive(Debug, Default)]
@@ -60,6 +62,11 @@ impl Queue {
             }
         }
         self.full.is_none()
+    }
+
+    /// True once the sender's socket was taken out of the map.
+    pub fn is_alone(&self) -> bool {
+        self.alone
     }
 
     /// Accounts for bytes that were put there.
@@ -120,7 +127,12 @@ impl Pump {
         };
         self.queue.put(put);
         lane.link.publish(lane.to, self.bytes);
-        self.queue.alone = self.queue.alone || lane.link.let_go(lane.to);
+        if lane.link.let_go(lane.to) {
+            self.queue.alone = true;
+            // As any other socket's from now on: nobody waits for what is done here.
+            let _ = sockopt::set_socket_recv_buffer_size_force(src, WIDE);
+            let _ = sockopt::set_tcp_quickack(src, true);
+        }
         if let Err(e) = discard(src, scratch.get_mut(..put).unwrap_or_default()) {
             return Some(Turn::ReadFailed(e));
         }

@@ -195,7 +195,7 @@ impl Pump {
             if self.streaming && self.pipe.is_none() {
                 self.pipe = tools.pipes.borrow();
             }
-            let step = match (&mut self.pipe, lane.filter(|_| self.out == Out::Inject)) {
+            let step = match (&mut self.pipe, lane.filter(|_| self.out == Out::Inject && !self.queue.is_alone())) {
                 (Some(pipe), _) => fill(pipe, src, src_ready, &mut self.eof),
                 (None, Some(lane)) => self.inject((src, src_ready), (dst, dst_ready), lane, &mut tools.scratch),
                 (None, None) => self.copy((src, src_ready), (dst, dst_ready), lane, &mut tools.scratch),
