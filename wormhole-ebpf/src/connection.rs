@@ -4,7 +4,9 @@
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
 use crate::atomic::{fetch_add, replace};
-use crate::kernel::{backlog, executable, has_own_buffer, is_closing, is_drained, is_left_alone, uses_ring, write_seq};
+use crate::kernel::{
+    backlog, executable, has_own_buffer, is_closing, is_drained, is_left_alone, uses_ring, waits_for_room, write_seq,
+};
 use crate::maps::{
     WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, is_settled, make_member, member, side, slot,
 };
@@ -273,6 +275,11 @@ fn acknowledged(ctx: &SockOpsContext) {
     }
     let Some(me) = member(sk) else { return };
     if me.state != MEMBER_ENROLLED || me.role > Role::Server as u32 || me.hold == HOLD_DONE {
+        return;
+    }
+    // A change wakes whoever waits on the socket (sk_setsockopt, net/core/sock.c), and a reader would take that for the end
+    // of its wait. Who waits for room does not read.
+    if !waits_for_room(me.sock) {
         return;
     }
     let Some(slot) = slot(me.slot) else { return };

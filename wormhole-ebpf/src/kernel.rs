@@ -44,6 +44,8 @@ settings! {
     OFF_HRTIMER_2: u32 = 0;
     /// `sock.sk_socket`.
     OFF_SOCKET: u32 = 0;
+    /// `socket.flags`.
+    OFF_SOCKET_FLAGS: u32 = 0;
     /// `socket_alloc.vfs_inode.i_ino`; a `socket_alloc` begins with the `socket`.
     OFF_INODE: u32 = 0;
     /// `tcp_sock.write_seq`.
@@ -140,6 +142,17 @@ fn psock(sock: u64) -> Option<u64> {
     /// Flags that the kernel keeps in the lowest bits (`SK_USER_DATA_PTRMASK`).
     const FLAGS: u64 = 7;
     read::<u64>(sock, &OFF_USER_DATA).map(|pointer| pointer & !FLAGS)
+}
+
+/// True when somebody waits for room to send.
+#[inline(always)]
+pub fn waits_for_room(sock: u64) -> bool {
+    /// `SOCK_NOSPACE`.
+    const NOSPACE: u64 = 1 << 2;
+    match read::<u64>(sock, &OFF_SOCKET) {
+        Some(socket) if socket != 0 => read::<u64>(socket, &OFF_SOCKET_FLAGS).is_some_and(|flags| flags & NOSPACE != 0),
+        _ => false,
+    }
 }
 
 /// Number of the socket's inode; 0 when no application holds it.

@@ -130,6 +130,7 @@ impl Offsets {
             ("OFF_HRTIMER_1", hrtimer(&btf, "pacing_timer")),
             ("OFF_HRTIMER_2", hrtimer(&btf, "compressed_ack_timer")),
             ("OFF_SOCKET", btf.offset("sock", &["sk_socket"])?),
+            ("OFF_SOCKET_FLAGS", btf.offset("socket", &["flags"])?),
             ("OFF_INODE", btf.offset("socket_alloc", &["vfs_inode", "i_ino"])?),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
             ("BIT_USERLOCKS", btf.bit("sock", &["sk_userlocks"])?),

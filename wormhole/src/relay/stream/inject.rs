@@ -102,7 +102,7 @@ impl Pump {
         lane: Lane<'_>,
         scratch: &mut [u8],
     ) -> Option<Turn> {
-        if !std::mem::replace(&mut self.queue.narrowed, true) {
+        if self.bytes > WINDOW as u64 && !std::mem::replace(&mut self.queue.narrowed, true) {
             // Refused without CAP_NET_ADMIN; then more may be on its way, and the sender goes direct later.
             let _ = sockopt::set_socket_recv_buffer_size_force(src, WINDOW);
         }
