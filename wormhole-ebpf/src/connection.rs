@@ -4,9 +4,8 @@
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
 use crate::atomic::{fetch_add, replace};
-use crate::kernel::{
-    backlog, executable, has_own_buffer, is_closing, is_drained, is_left_alone, uses_ring, waits_for_room, write_seq,
-};
+use crate::hold::acknowledged;
+use crate::kernel::{backlog, executable, is_closing, is_drained, is_left_alone, uses_ring, write_seq};
 use crate::maps::{
     WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, is_settled, make_member, member, side, slot,
 };
@@ -17,26 +16,20 @@ use aya_ebpf::bindings::{
     BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_setsockopt, bpf_skc_to_mptcp_sock,
-    bpf_skc_to_tcp_sock, bpf_sock_hash_update,
+    bpf_get_current_task, bpf_get_netns_cookie, bpf_map_delete_elem, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock,
+    bpf_sock_hash_update,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{
-    Count, HEAD_CHECKS, HEAD_OFF, HOLD_DONE, HOLD_SHORT, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED,
-    Member, Refusal, Role, SHARED, STREAK, SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple,
-    socket_key,
+    Count, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role,
+    SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
 };
 
 /// How long a socket that is half-closed waits for a system call of another one to end, in nanoseconds.
 const LEAVE_NS: u64 = 50_000;
-
-/// 128 KiB, for the kernel doubles it: a segment of 64 KiB that waits for more (MSG_MORE, sendfile(2)) must leave room for
-/// that, or nothing would push it. And more than the kernel lets anybody have (`net.core.wmem_max`).
-const SMALL_BUFFER: i32 = 64 << 10;
-const LARGE_BUFFER: i32 = 1 << 30;
 
 /// What a `sock_ops` program answers when it has nothing to say.
 const GO_ON: u32 = 1;
@@ -55,7 +48,7 @@ pub fn wh_sockops(ctx: SockOpsContext) -> u32 {
 }
 
 #[inline(always)]
-fn socket(ctx: &SockOpsContext) -> *mut c_void {
+pub fn socket(ctx: &SockOpsContext) -> *mut c_void {
     // SAFETY: the context is the kernel's; the field is null or a full socket.
     unsafe { (*ctx.ops).__bindgen_anon_2.sk.cast() }
 }
@@ -256,72 +249,6 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
     // SAFETY: a byte of the slot.
     unsafe { ptr::write_volatile(&raw mut side.enrolled, 1) };
     true
-}
-
-// === on the way ===
-
-/// Something that the application sent by TCP was acknowledged (`BPF_SOCK_OPS_RTT_CB`, Linux 5.3).
-///
-/// While its messages could go direct, TCP is only where it waits until the receiver has read: wormholed acknowledges
-/// what is there once it has put it into the receiver's queue. The less it may give to TCP meanwhile, the sooner it goes
-/// direct again, so it gets a small send buffer. Not where nothing goes direct any more, and not where
-/// several tasks send: a message that does not fit is cut by the wait, and another task's might get in between, where a
-/// larger buffer would have taken it whole.
-#[inline(always)]
-fn acknowledged(ctx: &SockOpsContext) {
-    let sk = socket(ctx);
-    if sk.is_null() {
-        return;
-    }
-    let Some(me) = member(sk) else { return };
-    if me.state != MEMBER_ENROLLED || me.role > Role::Server as u32 || me.hold == HOLD_DONE {
-        return;
-    }
-    // A change wakes whoever waits on the socket (sk_setsockopt, net/core/sock.c), and a reader would take that for the end
-    // of its wait. Who waits for room does not read.
-    if !waits_for_room(me.sock) {
-        return;
-    }
-    let Some(slot) = slot(me.slot) else { return };
-    let [client, server] = &mut slot.sides;
-    let (mine, peer) = if me.role == Role::Client as u32 { (client, server) } else { (server, client) };
-    if mine.generation != me.generation {
-        return;
-    }
-    let shared = me.streak == SHARED || mine.off != 0;
-    if me.hold == HOLD_SHORT {
-        if shared {
-            me.hold = HOLD_DONE;
-            set_send_buffer(ctx, LARGE_BUFFER);
-        }
-    } else if !shared && is_alone(me) && peer.enrolled != 0 {
-        me.hold = HOLD_DONE;
-        if !has_own_buffer(me.sock) {
-            me.hold = HOLD_SHORT;
-            set_send_buffer(ctx, SMALL_BUFFER);
-        }
-    }
-}
-
-/// True when one task sends and no other one is to be expected: it is the only one of its process, or has been the only one
-/// that sent for long enough.
-#[inline(always)]
-fn is_alone(me: &Member) -> bool {
-    /// Nanoseconds.
-    const LONG: u64 = 1_000_000_000;
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    me.streak > STREAK && (me.single != 0 || me.alone_since + LONG < now)
-}
-
-#[inline(always)]
-fn set_send_buffer(ctx: &SockOpsContext, bytes: i32) {
-    const SOL_SOCKET: i32 = 1;
-    const SO_SNDBUF: i32 = 7;
-    let mut bytes = bytes;
-    // Refused, it stays as it is.
-    // SAFETY: the context and 4 bytes.
-    let _ = unsafe { bpf_setsockopt(ctx.ops.cast(), SOL_SOCKET, SO_SNDBUF, ptr::from_mut(&mut bytes).cast(), 4) };
 }
 
 // === the end ===

@@ -1,0 +1,78 @@
+//! Where a sender sleeps while its receiver's queue is full: in TCP, with a small send buffer.
+
+use crate::connection::socket;
+use crate::kernel::{has_own_buffer, waits_for_room};
+use crate::maps::{member, slot};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_setsockopt};
+use aya_ebpf::programs::SockOpsContext;
+use core::ptr;
+use wormhole_common::{HOLD_DONE, HOLD_SHORT, MEMBER_ENROLLED, Member, Role, SHARED, STREAK};
+
+/// 128 KiB, for the kernel doubles it: a segment of 64 KiB that waits for more (MSG_MORE, sendfile(2)) must leave room for
+/// that, or nothing would push it. And more than the kernel lets anybody have (`net.core.wmem_max`).
+const SMALL_BUFFER: i32 = 64 << 10;
+const LARGE_BUFFER: i32 = 1 << 30;
+
+/// Something that the application sent by TCP was acknowledged (`BPF_SOCK_OPS_RTT_CB`, Linux 5.3).
+///
+/// While its messages could go direct, TCP is only where it waits until the receiver has read: wormholed acknowledges
+/// what is there once it has put it into the receiver's queue. The less it may give to TCP meanwhile, the sooner it goes
+/// direct again, so it gets a small send buffer. Not where nothing goes direct any more, and not where
+/// several tasks send: a message that does not fit is cut by the wait, and another task's might get in between, where a
+/// larger buffer would have taken it whole.
+#[inline(always)]
+pub fn acknowledged(ctx: &SockOpsContext) {
+    let sk = socket(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let Some(me) = member(sk) else { return };
+    if me.state != MEMBER_ENROLLED || me.role > Role::Server as u32 || me.hold == HOLD_DONE {
+        return;
+    }
+    // A change wakes whoever waits on the socket (sk_setsockopt, net/core/sock.c), and a reader would take that for the end
+    // of its wait. Who waits for room does not read.
+    if !waits_for_room(me.sock) {
+        return;
+    }
+    let Some(slot) = slot(me.slot) else { return };
+    let [client, server] = &mut slot.sides;
+    let (mine, peer) = if me.role == Role::Client as u32 { (client, server) } else { (server, client) };
+    if mine.generation != me.generation {
+        return;
+    }
+    let shared = me.streak == SHARED || mine.off != 0;
+    if me.hold == HOLD_SHORT {
+        if shared {
+            me.hold = HOLD_DONE;
+            set_send_buffer(ctx, LARGE_BUFFER);
+        }
+    } else if !shared && is_alone(me) && peer.enrolled != 0 {
+        me.hold = HOLD_DONE;
+        if !has_own_buffer(me.sock) {
+            me.hold = HOLD_SHORT;
+            set_send_buffer(ctx, SMALL_BUFFER);
+        }
+    }
+}
+
+/// True when one task sends and no other one is to be expected: it is the only one of its process, or has been the only one
+/// that sent for long enough.
+#[inline(always)]
+fn is_alone(me: &Member) -> bool {
+    /// Nanoseconds.
+    const LONG: u64 = 1_000_000_000;
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    me.streak > STREAK && (me.single != 0 || me.alone_since + LONG < now)
+}
+
+#[inline(always)]
+fn set_send_buffer(ctx: &SockOpsContext, bytes: i32) {
+    const SOL_SOCKET: i32 = 1;
+    const SO_SNDBUF: i32 = 7;
+    let mut bytes = bytes;
+    // Refused, it stays as it is.
+    // SAFETY: the context and 4 bytes.
+    let _ = unsafe { bpf_setsockopt(ctx.ops.cast(), SOL_SOCKET, SO_SNDBUF, ptr::from_mut(&mut bytes).cast(), 4) };
+}
