@@ -183,6 +183,8 @@ pub struct Member {
     pub changes: u32,
     /// 1 when that task is the only one of its process.
     pub single: u32,
+    /// Zero.
+    pub pad: u32,
     /// When it began: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
     pub alone_since: u64,
     /// The key of the token that the socket has left.
@@ -340,5 +342,6 @@ mod tests {
         assert_eq!(size_of::<Tuple>(), 8 + 16 + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<HeadAddr>(), 8 + 4 + 4 + 16);
         assert_eq!(size_of::<Slot>(), 128);
+        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 8 * 4 + 8 + 4 * 4 + 8 + size_of::<Tuple>());
     }
 }

@@ -17,9 +17,9 @@ const LARGE_BUFFER: i32 = 1 << 30;
 ///
 /// While its messages could go direct, TCP is only where it waits until the receiver has read: wormholed acknowledges
 /// what is there once it has put it into the receiver's queue. The less it may give to TCP meanwhile, the sooner it goes
-/// direct again, so it gets a small send buffer. Not where nothing goes direct any more, and not where
-/// several tasks send: a message that does not fit is cut by the wait, and another task's might get in between, where a
-/// larger buffer would have taken it whole.
+/// direct again, so it gets a small send buffer. Not where nothing goes direct any more, and not where several tasks send: a
+/// message that does not fit is cut by the wait, and another task's might get in between, where a larger buffer would have
+/// taken it whole.
 #[inline(always)]
 pub fn acknowledged(ctx: &SockOpsContext) {
     let sk = socket(ctx);

@@ -131,7 +131,6 @@ impl Pump {
             self.queue.alone = true;
             // As any other socket's from now on: nobody waits for what is done here.
             let _ = sockopt::set_socket_recv_buffer_size_force(src, WIDE);
-            let _ = sockopt::set_tcp_quickack(src, true);
         }
         if let Err(e) = discard(src, scratch.get_mut(..put).unwrap_or_default()) {
             return Some(Turn::ReadFailed(e));
