@@ -223,6 +223,20 @@ impl Lane {
         self.room.as_ref().map_or(Value::Null, |room| room.status()["fastpath"].clone())
     }
 
+    /// What the daemon's self-test found out about this kernel; true on the other ways, where it does not matter.
+    ///
+    /// # Panics
+    /// When it asks no question of that name.
+    #[track_caller]
+    pub fn passes(&self, probe: &str) -> bool {
+        if self.way != Way::Fast {
+            return true;
+        }
+        let probes = self.status()["probes"].clone();
+        let found = probes.as_array().and_then(|all| all.iter().find(|entry| entry["name"] == probe));
+        found.unwrap_or_else(|| panic!("no probe {probe:?}: {probes}"))["passed"] == true
+    }
+
     /// The daemon.
     ///
     /// # Panics

@@ -84,6 +84,9 @@ fn sendfile_to_a_socket(lane: &Lane) {
 }
 
 fn fionread_says_what_can_be_read(lane: &Lane) {
+    if !lane.passes("fionread-redirected") {
+        wormhole_tests::skip!("this kernel's FIONREAD does not count redirected bytes");
+    }
     both_ways(lane, |mut from, to| {
         assert_eq!(ioctl_fionread(to).unwrap(), 0);
         from.write_all(bytes(0, 1000)).unwrap();
@@ -100,7 +103,11 @@ fn fionread_says_what_can_be_read(lane: &Lane) {
 }
 
 fn fionread_of_early_data(lane: &Lane) {
-    for len in [1, 1000, 100_000] {
+    if !lane.passes("fionread-redirected") {
+        wormhole_tests::skip!("this kernel's FIONREAD does not count redirected bytes");
+    }
+    // What a receiver takes that has not read yet: its first window is 64 KiB.
+    for len in [1, 1000, 40_000] {
         let mut client = lane.client();
         client.write_all(bytes(2, len)).unwrap();
         let server = lane.accept();

@@ -8,6 +8,7 @@
 //! | MSG_OOB | beside the stream | in the stream |
 //! | SO_ZEROCOPY, TCP_ULP | taken | refused with EPERM, so that libraries fall back |
 //! | SO_SNDBUF, asked for by a sender that had to wait | what the kernel gave | 128 KiB |
+//! | FIONREAD, on kernels before redirected bytes were counted (6.1) | says what can be read | 0 |
 //! | splice(2) from a socket | gives what arrived | does not see it; programs that do this are not enrolled |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
 
@@ -32,6 +33,7 @@ three_ways!(
     a_shutdown_by_another_thread_breaks_a_waiting_read_off,
     an_end_with_answers_unread_may_break_a_waiting_read_off,
     the_send_buffer_may_be_shown_small,
+    fionread_says_nothing_where_the_kernel_does_not_count,
 );
 
 /// Puts a socket's queue to use, so that it is one of the fast path in every respect.
@@ -239,4 +241,13 @@ fn the_send_buffer_may_be_shown_small(lane: &Lane) {
     // Who asks for a size gets it.
     socket2::SockRef::from(&client).set_send_buffer_size(100_000).unwrap();
     assert_eq!(socket2::SockRef::from(&client).send_buffer_size().unwrap(), 200_000);
+}
+
+fn fionread_says_nothing_where_the_kernel_does_not_count(lane: &Lane) {
+    let (mut client, mut server) = used(lane);
+    client.write_all(bytes(0, 500)).unwrap();
+    wait_until("500 bytes", SOON, || server.peek(&mut [0; 500]).is_ok_and(|n| n == 500).then_some(()));
+    let says = if lane.passes("fionread-redirected") { 500 } else { 0 };
+    assert_eq!(rustix::io::ioctl_fionread(&server).unwrap(), says);
+    server.read_exact(&mut [0; 500]).unwrap();
 }

@@ -167,10 +167,10 @@ pub struct Member {
     pub burst: u32,
     /// 1 since the receiver's queue was found full; 0 once there was room.
     pub stalled: u32,
-    /// How often in a row waiting for room was in vain, as 2^n - 1.
-    pub vain: u32,
-    /// So many times more it is not waited for.
-    pub spare: u32,
+    /// How it waits for room there.
+    pub room: Patience,
+    /// How it waits for a receiver that is just reading.
+    pub turn: Patience,
     /// For [`Role::ToServer`]: how many segments of a chain come before this one.
     pub hop: u32,
     /// One of the `HOLD_` constants.
@@ -189,6 +189,16 @@ pub struct Member {
     pub alone_since: u64,
     /// The key of the token that the socket has left.
     pub tuple: Tuple,
+}
+
+/// What was learnt from waiting: the more often in vain, the less often it is tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Patience {
+    /// How often in a row it was in vain, as 2^n - 1.
+    pub vain: u32,
+    /// So many times more it is not tried.
+    pub spare: u32,
 }
 
 /// The send buffer is the kernel's own.
@@ -342,6 +352,6 @@ mod tests {
         assert_eq!(size_of::<Tuple>(), 8 + 16 + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<HeadAddr>(), 8 + 4 + 4 + 16);
         assert_eq!(size_of::<Slot>(), 128);
-        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 8 * 4 + 8 + 4 * 4 + 8 + size_of::<Tuple>());
+        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 10 * 4 + 8 + 4 * 4 + 8 + size_of::<Tuple>());
     }
 }

@@ -29,7 +29,7 @@ use wormhole_common::{
 };
 
 /// How long a socket that is half-closed waits for a system call of another one to end, in nanoseconds.
-const LEAVE_NS: u64 = 50_000;
+const LEAVE_NS: u64 = 100_000;
 
 /// What a `sock_ops` program answers when it has nothing to say.
 const GO_ON: u32 = 1;
@@ -308,10 +308,9 @@ fn leave(me: &Member) {
     }
     // SAFETY: an aligned field of the slot, which only atomic operations change; adding nothing orders what is read later.
     let queued = unsafe { fetch_add(&raw mut mine.queued, 0) };
-    if !wait_until::<128>(LEAVE_NS, || is_settled(mine, peer)) {
-        return;
-    }
-    if !is_left_alone(me.sock) || !is_drained(me.sock) {
+    // A packet that is just being received refers to it, too, and will soon be done.
+    let settled = wait_until::<256, 4>(LEAVE_NS, || is_settled(mine, peer) && is_left_alone(me.sock));
+    if !settled || !is_drained(me.sock) {
         return;
     }
     // SAFETY: as above.

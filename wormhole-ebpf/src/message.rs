@@ -14,9 +14,9 @@
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
-use crate::kernel::{LIMIT, MESSAGE_COST, backlog, is_drained, is_single, uses_ring, write_seq};
+use crate::kernel::{LIMIT, MESSAGE_COST, backlog, is_drained, is_owned, is_single, uses_ring, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
-use crate::wait::wait_until;
+use crate::wait::{wait_patiently, wait_until};
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::sk_msg;
@@ -31,6 +31,8 @@ const CHANGES: u32 = 4;
 /// How long a sender waits for the relay or for the reader, in nanoseconds: a few times what it takes them to move a
 /// message of the usual size, and less than what it costs to go by TCP and to come back.
 const WAIT_NS: u64 = 200_000;
+/// How long for a reader that is just copying: longer than it takes to copy some hundred KiB.
+const TURN_NS: u64 = 60_000;
 
 #[sk_msg]
 pub fn wh_msg(ctx: SkMsgContext) -> u32 {
@@ -117,6 +119,7 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
         count(Count::Full);
         return false;
     }
+    waits_its_turn(me, peer);
     if !redirect(ctx, peer, socket_key(me.slot, me.generation, me.role ^ 1)) {
         return false;
     }
@@ -142,7 +145,7 @@ fn catches_up(mine: &SlotSide, passed: u32) -> bool {
     if mover == 0 || mover == unsafe { bpf_get_smp_processor_id() } + 1 {
         return false;
     }
-    wait_until::<512>(WAIT_NS, || injected(mine) == passed)
+    wait_until::<512, 16>(WAIT_NS, || injected(mine) == passed)
 }
 
 #[inline(always)]
@@ -164,18 +167,20 @@ fn makes_room(me: &mut Member, peer: &SlotSide) -> bool {
         return false;
     }
     me.stalled = 1;
-    if me.spare > 0 {
-        me.spare -= 1;
-        return false;
-    }
-    let made = wait_until::<512>(WAIT_NS, || has_room(me, peer));
-    if made {
-        me.vain = 0;
-    } else {
-        me.vain = (2 * me.vain + 1) & 63;
-        me.spare = me.vain;
-    }
+    let mut patience = me.room;
+    let made = wait_patiently::<512, 16>(&mut patience, WAIT_NS, || has_room(me, peer));
+    me.room = patience;
     made
+}
+
+/// Waits until nobody is just reading. A message is put into the queue under the receiver's lock (`bpf_tcp_ingress`,
+/// net/ipv4/tcp_bpf.c), which a reader holds while it copies: the sender would sleep until it is given back, and be woken too
+/// late for the next time, so that both sides of a stream would sleep by turns.
+#[inline(always)]
+fn waits_its_turn(me: &mut Member, peer: &SlotSide) {
+    if is_owned(peer.sock) {
+        wait_patiently::<1024, 1>(&mut me.turn, TURN_NS, || !is_owned(peer.sock));
+    }
 }
 
 /// Into the queue of `peer`, unless it is not, or no longer, there.

@@ -1,14 +1,12 @@
 //! Waiting in a program: it may not sleep, so it asks again and again, for some microseconds.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-
-/// Looks at the clock in a round; they are the pause between two questions.
-const PAUSE: u32 = 16;
+use wormhole_common::Patience;
 
 /// Asks until the answer is yes, for `limit` nanoseconds and `ROUNDS` times at most: the verifier follows every round,
-/// and gives up after 8192 branches.
+/// and gives up after 8192 branches. Between two questions it looks at the clock `PAUSE` times.
 #[inline(always)]
-pub fn wait_until<const ROUNDS: u32>(limit: u64, mut done: impl FnMut() -> bool) -> bool {
+pub fn wait_until<const ROUNDS: u32, const PAUSE: u32>(limit: u64, mut done: impl FnMut() -> bool) -> bool {
     // SAFETY: no arguments.
     let now = || unsafe { bpf_ktime_get_ns() };
     let end = now() + limit;
@@ -25,4 +23,21 @@ pub fn wait_until<const ROUNDS: u32>(limit: u64, mut done: impl FnMut() -> bool)
         }
     }
     false
+}
+
+/// As [`wait_until`], but not at all now and then, if it was in vain the last time.
+#[inline(always)]
+pub fn wait_patiently<const ROUNDS: u32, const PAUSE: u32>(
+    patience: &mut Patience,
+    limit: u64,
+    done: impl FnMut() -> bool,
+) -> bool {
+    if patience.spare > 0 {
+        patience.spare -= 1;
+        return false;
+    }
+    let made = wait_until::<ROUNDS, PAUSE>(limit, done);
+    patience.vain = if made { 0 } else { (2 * patience.vain + 1) & 63 };
+    patience.spare = patience.vain;
+    made
 }
