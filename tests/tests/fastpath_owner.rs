@@ -46,6 +46,7 @@ impl Drop for Server {
 
 /// A room whose daemon has a fast path, or why it has none.
 fn room() -> Result<Room, String> {
+    wormhole_tests::run::find("socat").ok_or("needs socat")?;
     let room = Room::with(None, &["--fastpath-except", SPARED]);
     let fast = room.status()["fastpath"].clone();
     if fast["active"] == true { Ok(room) } else { Err(format!("no fast path: {}", fast["summary"])) }

@@ -183,8 +183,8 @@ pub struct Member {
     pub changes: u32,
     /// 1 when that task is the only one of its process.
     pub single: u32,
-    /// Zero.
-    pub pad: u32,
+    /// 1 once the application gives it up.
+    pub closing: u32,
     /// When it began: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
     pub alone_since: u64,
     /// The key of the token that the socket has left.

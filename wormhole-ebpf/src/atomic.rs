@@ -1,4 +1,4 @@
-//! The two atomic operations that the programs need (BPF_ATOMIC with BPF_FETCH, Linux 5.12). `core` has none for this
+//! The atomic operations that the programs need (BPF_ATOMIC with BPF_FETCH, Linux 5.12). `core` has none for this
 //! target.
 
 use core::arch::asm;
@@ -12,6 +12,18 @@ pub unsafe fn fetch_add(at: *mut u64, more: u64) -> u64 {
     let mut value = more;
     // SAFETY: the caller's memory.
     unsafe { asm!("{value} = atomic_fetch_add((u64 *)({at} + 0), {value})", at = in(reg) at, value = inout(reg) value) };
+    value
+}
+
+/// Sets `bits` and says what was there before. Ordered as a full barrier.
+///
+/// # Safety
+/// `at` is 8 aligned bytes of a map's value.
+#[inline(always)]
+pub unsafe fn fetch_or(at: *mut u64, bits: u64) -> u64 {
+    let mut value = bits;
+    // SAFETY: the caller's memory.
+    unsafe { asm!("{value} = atomic_fetch_or((u64 *)({at} + 0), {value})", at = in(reg) at, value = inout(reg) value) };
     value
 }
 

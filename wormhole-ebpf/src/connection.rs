@@ -277,16 +277,15 @@ fn state_changed(ctx: &SockOpsContext) {
     me.state = MEMBER_NEW;
 }
 
-/// The application closes the socket while redirected bytes wait in it. The kernel looks at the TCP queue only and sends
-/// FIN; wormholed makes the reset of it that TCP would have sent.
+/// The application closes the socket, and redirected bytes have come into it since `wh_release` looked.
 #[inline(always)]
 fn note_unread(me: &Member) {
     if !is_closing(me.sock) || backlog(me.sock) == 0 {
         return;
     }
     if let Some(side) = side(me.slot, me.generation, me.role) {
-        // Whoever has left the map has only what came by TCP, and the kernel looks after that.
-        if side.queued & LEFT == 0 {
+        // Whoever has left the map before has only what came by TCP, and the kernel looks after that.
+        if side.queued & LEFT == 0 || me.closing != 0 {
             side.unread = 1;
         }
     }

@@ -19,6 +19,8 @@ mod options;
 #[cfg(target_arch = "bpf")]
 mod questions;
 #[cfg(target_arch = "bpf")]
+mod release;
+#[cfg(target_arch = "bpf")]
 mod splice;
 #[cfg(target_arch = "bpf")]
 mod wait;

@@ -5,7 +5,7 @@ use super::slots::Slots;
 use super::sys::{Plain, Question, Table};
 use super::{EmbeddedError, Fastpath, Totals, inspect_embedded};
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::{CgroupAttachMode, CgroupSockopt, FEntry, RawTracePoint, SkMsg, SockOps};
+use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockopt, FEntry, RawTracePoint, SkMsg, SockOps};
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, VerifierLogLevel};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ pub enum LoadError {
     #[error(transparent)]
     Btf(#[from] BtfError),
     /// The kernel refused the maps.
-    #[error("the kernel does not take the eBPF object: {0}")]
+    #[error("the kernel does not take the eBPF object: {}", chain(.0))]
     Object(#[from] aya::EbpfError),
     /// The kernel refused a program.
     #[error("program {name}: {}", chain(.source))]
@@ -234,6 +234,11 @@ fn attach(ebpf: &mut Ebpf) -> Result<Option<String>, LoadError> {
 
     let name = "wh_setsockopt";
     let program: &mut CgroupSockopt = self::program(ebpf, name)?;
+    program.load().map_err(failed(name))?;
+    program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
+
+    let name = "wh_release";
+    let program: &mut CgroupSock = self::program(ebpf, name)?;
     program.load().map_err(failed(name))?;
     program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
 

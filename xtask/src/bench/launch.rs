@@ -1,5 +1,6 @@
 //! Starting workers, and reading what they report.
 
+use super::net;
 use super::site::Site;
 use super::worker::Report;
 use anyhow::{Context, Result, bail};
@@ -23,6 +24,9 @@ impl Worker {
         command.arg("bench-worker");
         if let Some(cpu) = cpu {
             command.args(["--cpu", &cpu.to_string()]);
+        }
+        if let Some(name) = net::congestion() {
+            command.args(["--congestion", name]);
         }
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         if args.first().is_some_and(|role| role == "integrity") && std::env::var_os("BENCH_VERBOSE").is_none() {

@@ -75,6 +75,9 @@ pub struct Args {
     /// Use the wormhole and wormholed of this directory instead of building them.
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
+    /// TCP congestion control of the bench's own clients and servers, which set it on their sockets; without it the system's.
+    #[arg(long, value_name = "NAME")]
+    pub congestion: Option<String>,
     /// Seed of the randomised connections.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -105,6 +108,9 @@ struct Paths {
 /// Runs the bench and prints its table.
 #[allow(clippy::needless_pass_by_value, reason = "the arguments are this command's own")]
 pub fn run(args: Args) -> Result<ExitCode> {
+    if let Some(name) = &args.congestion {
+        net::set_congestion(name);
+    }
     match args.suite {
         Suite::Relay => relay(&args),
         Suite::Fastpath => fastpath::run(&args),

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Where a worker listens or connects: TCP, or a unix stream (the line that the fast path is compared with).
@@ -41,6 +42,20 @@ impl fmt::Display for Endpoint {
 /// No answer for this long means lost. Loopback answers in microseconds; the rest is for a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The congestion control that was asked for, for all TCP sockets of this process and of the workers that it starts.
+static CONGESTION: OnceLock<String> = OnceLock::new();
+
+/// Asks for a congestion control; once in a process.
+pub fn set_congestion(name: &str) {
+    // A second one would be of no use to sockets that are there already.
+    let _ = CONGESTION.set(name.to_owned());
+}
+
+/// What was asked for.
+pub fn congestion() -> Option<&'static str> {
+    CONGESTION.get().map(String::as_str)
+}
+
 impl Endpoint {
     fn parts(&self) -> Result<(Domain, SockAddr)> {
         Ok(match self {
@@ -62,6 +77,12 @@ impl Endpoint {
     pub fn prepare(&self, socket: &Socket) -> Result<()> {
         if matches!(self, Self::Tcp(_)) {
             socket.set_tcp_nodelay(true)?;
+            if let Some(name) = congestion() {
+                let set = socket.set_tcp_congestion(name.as_bytes());
+                set.with_context(|| {
+                    format!("use the congestion control {name:?}; see `sysctl net.ipv4.tcp_available_congestion_control`")
+                })?;
+            }
         }
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;

@@ -23,6 +23,8 @@ pub struct Header {
     /// UTC.
     pub date: String,
     pub kernel: String,
+    /// TCP congestion control of client and server.
+    pub congestion: String,
     pub cpu: String,
     pub cpus: usize,
     /// One-minute load average before the run: what else the machine was doing.
@@ -226,6 +228,7 @@ pub mod tests {
             header: Header {
                 date: "2030-01-01T00:00:00Z".into(),
                 kernel: "6.1".into(),
+                congestion: "cubic".into(),
                 cpu: "some".into(),
                 cpus: 2,
                 load: "0.1".into(),

@@ -229,6 +229,8 @@ impl Samples {
     }
 }
 
+const SYSTEMS_CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
 /// Where and how a plan is run.
 pub fn header(plan: &Plan<'_>) -> Header {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -240,6 +242,7 @@ pub fn header(plan: &Plan<'_>) -> Header {
     Header {
         date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        congestion: net::congestion().map_or_else(|| read(SYSTEMS_CONGESTION).trim().to_owned(), str::to_owned),
         cpu: cpu.unwrap_or_else(|| "unknown cpu".into()),
         cpus: proc::cpus().len(),
         load,

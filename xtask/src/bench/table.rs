@@ -17,9 +17,9 @@ pub fn render(results: &Results, columns: &[&Column]) -> String {
 fn header(results: &Results) -> String {
     let h = &results.header;
     format!(
-        "wormhole bench, suite {}: {}, Linux {}, {} cpus ({}), load before the run {}\n  {}\n  \
+        "wormhole bench, suite {}: {}, Linux {}, {}, {} cpus ({}), load before the run {}\n  {}\n  \
          medians over {} round(s), variants alternating; in brackets the ratio to direct\n",
-        h.suite, h.date, h.kernel, h.cpus, h.cpu, h.load, h.command, h.rounds
+        h.suite, h.date, h.kernel, h.congestion, h.cpus, h.cpu, h.load, h.command, h.rounds
     )
 }
 

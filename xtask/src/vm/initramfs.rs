@@ -15,6 +15,9 @@ use crate::workspace;
 const PROGRAMS: &[&str] =
     &["dash", "env", "ip", "mount", "nice", "nsenter", "prlimit", "setpriv", "setsid", "timeout", "unshare"];
 
+/// And these, where they are installed; tests that need one say so.
+const OPTIONAL: &[&str] = &["socat"];
+
 /// Where ours are in the guest.
 pub const OURS: &str = "/w";
 
@@ -69,7 +72,8 @@ pub fn lay_out(root: &Path, ours: &[(String, PathBuf)]) -> Result<()> {
     place(root, &busybox, Path::new("/bin/busybox"))?;
     let list = Command::new(&busybox).arg("--list").output().context("asking busybox what it can do")?;
     let mut needed = BTreeSet::new();
-    for name in PROGRAMS {
+    let optional = OPTIONAL.iter().filter(|name| workspace::program(name).is_some());
+    for name in PROGRAMS.iter().chain(optional) {
         let path = program(name)?;
         needed.extend(libraries(&path)?);
         place(root, &path, &Path::new("/usr/sbin").join(name))?;

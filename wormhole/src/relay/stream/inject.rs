@@ -20,8 +20,11 @@ const WINDOW: usize = 128 * 1024;
 /// And when it will not go direct any more.
 const WIDE: usize = 4 * 1024 * 1024;
 
+/// Bytes that are put into a queue before anybody looks how full it is.
+const UNSEEN: u64 = 16 * 1024;
+
 /// What is known of a receiver's redirected queue. Nothing tells when its owner has read; one has to look.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
     /// It is full, and when to look again.
     full: Option<Duration>,
@@ -34,6 +37,12 @@ pub struct Queue {
     narrowed: bool,
     /// The sender's socket was taken out of the map.
     alone: bool,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { full: None, room: UNSEEN, seen: None, pause: Duration::ZERO, narrowed: false, alone: false }
+    }
 }
 
 impl Queue {

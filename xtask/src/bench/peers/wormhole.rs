@@ -5,6 +5,7 @@ use crate::bench::proc::Group;
 use crate::bench::segment::Segment;
 use crate::bench::site::Site;
 use anyhow::{Context, Result, bail};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 /// See [`Peer::about`].
@@ -103,7 +104,8 @@ impl Wormhole {
             args.extend(["--docker".to_owned(), containers.server.docker.host().to_owned()]);
         }
         let mut group = Group::spawn("wormholed", &mut place.command("wormholed", &place.bins.join("wormholed"), args)?)?;
-        place.wait("wormholed", &mut group, || socket.exists())?;
+        // The file is there before anybody listens.
+        place.wait("wormholed", &mut group, || UnixStream::connect(&socket).is_ok())?;
         Ok((group, host))
     }
 

@@ -13,7 +13,7 @@ mod load;
 pub use load::deadline;
 mod server;
 
-use super::net::Endpoint;
+use super::net::{self, Endpoint};
 use super::proc;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -30,6 +30,9 @@ pub struct Args {
     /// Run on this cpu only.
     #[arg(long)]
     cpu: Option<usize>,
+    /// Congestion control of its TCP sockets.
+    #[arg(long)]
+    congestion: Option<String>,
     #[command(subcommand)]
     role: Role,
 }
@@ -138,6 +141,9 @@ enum Role {
 pub fn run(args: Args) -> Result<()> {
     if let Some(cpu) = args.cpu {
         proc::pin_self(cpu)?;
+    }
+    if let Some(name) = &args.congestion {
+        net::set_congestion(name);
     }
     proc::raise_fd_limit();
     let report = match args.role {
