@@ -22,6 +22,7 @@ three_ways!(
     many_stopped_readers,
     replies_while_the_other_direction_is_stopped,
     full_duplex_without_a_deadlock,
+    an_acknowledgement_breaks_no_read_off,
 );
 
 /// What may stand in front of a reader that has stopped, on the fast path. The other two ways may hold what the kernel
@@ -318,4 +319,45 @@ fn full_duplex_without_a_deadlock(lane: &Lane) {
             scope.spawn(move || read(stream, theirs, ALL));
         }
     });
+}
+
+/// What goes by TCP because the queue is full is acknowledged later, while its sender waits for the answer. What is done about
+/// its send buffer then must not wake it: a read in the map of sockets would take that for its end.
+fn an_acknowledgement_breaks_no_read_off(lane: &Lane) {
+    /// What goes directly to a reader that does not read.
+    const DIRECT: usize = 2 << 20;
+    const ALL: usize = DIRECT + 1000;
+    let (mut client, mut server) = lane.pair();
+    // Long enough to be known for the only one who sends.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1200) {
+        for (mut from, mut to) in [(&client, &server), (&server, &client)] {
+            from.write_all(b"word").unwrap();
+            to.read_exact(&mut [0; 4]).unwrap();
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    for round in 0..5 {
+        let before = lane.direct();
+        thread::scope(|scope| {
+            let server = &mut server;
+            scope.spawn(move || {
+                // The client is to wait by then; there is no sign of it.
+                thread::sleep(Duration::from_millis(100));
+                read(server, 0, ALL);
+                server.write_all(b"all").unwrap();
+            });
+            for at in (0..DIRECT).step_by(1 << 16) {
+                client.write_all(endless(at, 1 << 16)).unwrap();
+            }
+            // Less than a segment, so that it is not acknowledged at once.
+            client.write_all(endless(DIRECT, ALL - DIRECT)).unwrap();
+            let mut answer = [0; 3];
+            client.read_exact(&mut answer).unwrap_or_else(|e| panic!("round {round}: the answer: {e}"));
+        });
+        if lane.way == Way::Fast {
+            let direct = usize::try_from(lane.direct() - before).unwrap();
+            assert_eq!(direct, DIRECT + 3, "round {round}: the last of it should have gone by TCP");
+        }
+    }
 }
