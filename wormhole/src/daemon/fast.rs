@@ -58,6 +58,7 @@ impl Fast {
             }
         };
         let counters = fastpath.counters();
+        let who = if self.auto() { "connections" } else { "connections of segments with --fastpath on" };
         let named = [
             ("order", Count::Order),
             ("full", Count::Full),
@@ -74,7 +75,8 @@ impl Fast {
         FastpathView {
             mode: self.mode,
             active: true,
-            summary: format!("connections between two processes of this machine go from socket to socket; {}", tested.summary()),
+            auto: self.auto(),
+            summary: format!("{who} between two processes of this machine go from socket to socket; {}", tested.summary()),
             probes: tested.probes.iter().map(probe).collect(),
             pairs: PairsView { open: counters.open, max: counters.max, total: counters.total },
             enrolled: counters.of(Count::Clients) + counters.of(Count::Servers),
@@ -104,12 +106,37 @@ fn missing() -> String {
     if gone.is_empty() { String::new() } else { format!("; wormholed lacks {}", gone.join(", ")) }
 }
 
+/// The same of a kernel that refuses whatever the rights are; `lockdown` is what it says of itself.
+fn locked(lockdown: &str) -> &'static str {
+    if lockdown.contains("[confidentiality]") {
+        "; this kernel is locked down for confidentiality (kernel_lockdown(7)) and lets no program read its memory"
+    } else {
+        ""
+    }
+}
+
 fn load(settings: &Settings) -> Result<Loaded, String> {
     let tuning = Tuning { max_pairs: settings.fastpath_pairs, ..Tuning::default() };
-    let fastpath = Fastpath::load(&tuning).map_err(|error| format!("{error}{}", missing()))?;
+    let fastpath = Fastpath::load(&tuning).map_err(|error| {
+        let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+        format!("{error}{}{}", missing(), locked(&lockdown))
+    })?;
     for name in &settings.fastpath_except {
         fastpath.spare(name);
     }
     let tested = self_test(&fastpath);
     Ok(Loaded { fastpath, tested })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::locked;
+
+    #[test]
+    fn only_the_stricter_lockdown_is_a_reason() {
+        assert!(locked("none integrity [confidentiality]\n").contains("confidentiality"));
+        for other in ["[none] integrity confidentiality\n", "none [integrity] confidentiality\n", ""] {
+            assert_eq!(locked(other), "");
+        }
+    }
 }

@@ -217,6 +217,8 @@ pub struct FastpathView {
     pub mode: Mode,
     /// True when connections can be carried from socket to socket.
     pub active: bool,
+    /// True when segments in `auto` do that: this kernel passed the self-test.
+    pub auto: bool,
     /// In one line: what it does, or why it does nothing.
     pub summary: String,
     /// What this kernel was found to do, asked at the start by trying it.
