@@ -27,6 +27,18 @@ pub struct Engine {
     pub took: Duration,
     /// True when its default bridge works; false when it runs without iptables and only `--network none` is of use.
     pub bridge: bool,
+    network: Network,
+}
+
+/// What an engine makes of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Network {
+    /// The default bridge, in the box's namespace.
+    Bridge,
+    /// Nothing, in the box's namespace.
+    Nothing,
+    /// Nothing, in a namespace of its own.
+    Apart,
 }
 
 impl Engine {
@@ -38,15 +50,16 @@ impl Engine {
         if !boxed::in_box() {
             bail!("a private Docker engine is started only in a box: its bridge and its firewall rules would stay");
         }
-        match Self::try_start(true) {
+        match Self::try_start(Network::Bridge) {
             Ok(engine) => Ok(engine),
             // A kernel without nf_tables can still run containers that need no network.
-            Err(first) => Self::try_start(false).with_context(|| format!("and before, with a bridge: {first:#}")),
+            Err(first) => Self::try_start(Network::Nothing).with_context(|| format!("and before, with a bridge: {first:#}")),
         }
     }
 
-    /// Starts one that leaves the network alone: containers have `--network none` or that of another container. For a
-    /// test that needs an engine of its own beside the shared one.
+    /// Starts one in a network namespace of its own, with containers that have `--network none` or that of another container.
+    /// For a test that needs an engine of its own beside the shared one: without a bridge, an engine would take away that of the
+    /// other one.
     ///
     /// # Errors
     /// As [`Engine::start`].
@@ -54,14 +67,15 @@ impl Engine {
         if !boxed::in_box() {
             bail!("a private Docker engine is started only in a box");
         }
-        Self::try_start(false)
+        Self::try_start(Network::Apart)
     }
 
-    fn try_start(bridge: bool) -> Result<Self> {
+    fn try_start(network: Network) -> Result<Self> {
         let dir = boxed::fresh_dir()?;
         let log = boxed::new_log(&dir, "dockerd");
-        let child = launch(&dir, &log, bridge)?;
-        let mut engine = Self { child, dir, log, took: Duration::ZERO, bridge };
+        let child = launch(&dir, &log, network)?;
+        let bridge = network == Network::Bridge;
+        let mut engine = Self { child, dir, log, took: Duration::ZERO, bridge, network };
         engine.wait_ready()?;
         Ok(engine)
     }
@@ -72,7 +86,7 @@ impl Engine {
     /// When it does not stop or does not come up.
     pub fn restart(&mut self) -> Result<()> {
         self.terminate()?;
-        self.child = launch(&self.dir, &self.log, self.bridge)?;
+        self.child = launch(&self.dir, &self.log, self.network)?;
         self.wait_ready()
     }
 
@@ -165,7 +179,7 @@ pub fn shared() -> Result<&'static Docker, String> {
     shared.as_ref().map_err(Clone::clone)
 }
 
-fn launch(dir: &Path, log: &Path, bridge: bool) -> Result<Child> {
+fn launch(dir: &Path, log: &Path, network: Network) -> Result<Child> {
     let dockerd = run::find("dockerd").ok_or_else(|| anyhow!("dockerd is not installed (package docker.io)"))?;
     let out = File::options().create(true).append(true).open(log);
     let out = out.with_context(|| format!("cannot write {}", log.display()))?;
@@ -176,7 +190,11 @@ fn launch(dir: &Path, log: &Path, bridge: bool) -> Result<Child> {
     };
     // setpriv: an engine must not outlive a test binary that is killed or that simply returns from main.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", "--"]).arg(dockerd);
+    command.args(["--pdeathsig", "TERM", "--"]);
+    if network == Network::Apart {
+        command.args(["unshare", "--net", "--"]);
+    }
+    command.arg(dockerd);
     command.arg("--data-root").arg(data).arg("--exec-root").arg(dir.join("exec"));
     command.arg("--pidfile").arg(dir.join("pid")).arg("--host").arg(format!("unix://{}", socket_of(dir).display()));
     // In a box there is no systemd to ask for cgroups, though the machine may have one.
@@ -184,7 +202,7 @@ fn launch(dir: &Path, log: &Path, bridge: bool) -> Result<Child> {
     if let Ok(cgroup) = std::env::var(boxed::CGROUP_ENV) {
         command.args(["--cgroup-parent", &format!("/{cgroup}")]);
     }
-    if !bridge {
+    if network != Network::Bridge {
         command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
     }
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);

@@ -52,7 +52,8 @@ macro_rules! skip {
 }
 
 /// Skips the running test where something is missing: `require!(Root)`, `require!(Box)`, and
-/// `let docker = require!(Docker)`, which is a `&'static Docker` and implies the box.
+/// `let docker = require!(Docker)`, which is a `&'static Docker` and implies the box. `require!(@ check)` takes any `Result`
+/// with what is needed, or why it is not there.
 #[macro_export]
 macro_rules! require {
     (Root) => {

@@ -20,10 +20,7 @@ const ON: &[&str] = &["--fastpath", "on"];
 macro_rules! lane {
     ($open:expr) => {{
         require!(Box);
-        match $open {
-            Ok(lane) => lane,
-            Err(why) => skip!("{why}"),
-        }
+        require!(@ $open)
     }};
 }
 

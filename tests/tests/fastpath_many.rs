@@ -20,7 +20,7 @@ use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::netns::Netns;
 use wormhole_tests::room::{Made, Room};
 use wormhole_tests::traffic::{Again, End, PATIENCE, Random, Stream, bytes, connect, drain, echo, inside, reset, serve};
-use wormhole_tests::{require, skip};
+use wormhole_tests::require;
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,10 +199,7 @@ fn hold(lane: &Lane, refusing: SocketAddr, seed: u64, count: u64, at_once: u64) 
 #[test]
 fn every_kind_of_end_many_times_leaves_nothing() {
     require!(Box);
-    let lane = match Lane::open(Way::Fast) {
-        Ok(lane) => lane,
-        Err(why) => skip!("{why}"),
-    };
+    let lane = require!(@ Lane::open(Way::Fast));
     let (seed, count) = (seed(), number("CONNECTIONS").unwrap_or(3000));
     let at_once = Random::new(seed).below(49) + 16;
     let (room, made) = (lane.room(), lane.made.as_ref().unwrap());
@@ -297,10 +294,7 @@ fn fast_ones(room: &Room, made: &Made, open: usize) -> usize {
 #[test]
 fn more_connections_than_places() {
     require!(Box);
-    let (room, made, _places) = match four_places(1) {
-        Ok(all) => all,
-        Err(why) => skip!("{why}"),
-    };
+    let (room, made, _places) = require!(@ four_places(1));
     for round in 1..=2_u64 {
         let mut all: Vec<TcpStream> = (0..100).map(|_| settled(&room, &made)).collect();
         assert_eq!(fast_ones(&room, &made, 100), 4);
@@ -338,10 +332,7 @@ fn more_connections_than_places() {
 #[test]
 fn a_chain_of_five_takes_one_place() {
     require!(Box);
-    let (room, made, places) = match four_places(5) {
-        Ok(all) => all,
-        Err(why) => skip!("{why}"),
-    };
+    let (room, made, places) = require!(@ four_places(5));
     let mut four: Vec<TcpStream> = (0..4).map(|_| settled(&room, &made)).collect();
     let pairs = || room.status()["fastpath"]["pairs"]["open"].clone();
     assert_eq!((pairs(), fast_ones(&room, &made, 4)), (4.into(), 4));

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use wormhole_tests::room::{Made, Room, SOON};
 use wormhole_tests::traffic::{ask, connect};
-use wormhole_tests::{require, skip, wait_until};
+use wormhole_tests::{require, wait_until};
 
 /// Longer than the kernel compares.
 const SPARED: &str = "an-executable-that-uses-splice-and-has-a-long-name";
@@ -80,10 +80,7 @@ fn create(room: &Room, options: &str) -> Made {
 #[test]
 fn a_spared_server_is_relayed_and_its_successor_is_not() {
     require!(Box);
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let spared = Server::start(&room, SPARED);
     let made = create(&room, "");
     let (path, reason) = look(&room, &made);
@@ -105,10 +102,7 @@ fn a_spared_server_is_relayed_and_its_successor_is_not() {
 #[test]
 fn a_server_that_comes_later_is_looked_at_first() {
     require!(Box);
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let made = create(&room, "");
     let spared = Server::start(&room, SPARED);
     wait_until("the reason", SOON, || {
@@ -125,10 +119,7 @@ fn a_server_that_comes_later_is_looked_at_first() {
 #[test]
 fn on_takes_every_server() {
     require!(Box);
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let _spared = Server::start(&room, SPARED);
     let made = create(&room, "--fastpath on");
     assert_eq!(look(&room, &made), ("fastpath".to_owned(), String::new()));
@@ -137,10 +128,7 @@ fn on_takes_every_server() {
 #[test]
 fn a_chain_is_judged_by_its_last_server() {
     require!(Box);
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let spared = Server::start(&room, SPARED);
     let last = create(&room, "");
     let first = room.create(&format!("url :7002 tail url :{}", last.port()));
@@ -158,10 +146,7 @@ fn a_chain_is_judged_by_its_last_server() {
 #[test]
 fn a_chain_through_a_head_that_is_off() {
     require!(Box);
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let _other = Server::start(&room, OTHER);
     let last = create(&room, "--fastpath off");
     for mode in ["auto", "on"] {

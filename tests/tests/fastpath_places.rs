@@ -243,10 +243,7 @@ fn every_family_of_addresses() {
             ("127.0.0.1", "[::1]", "[::]"),
             ("127.0.0.5", "127.0.0.7", "127.0.0.7"),
         ] {
-            let lane = match Lane::between(way, head, tail, server) {
-                Ok(lane) => lane,
-                Err(why) => skip!("{why}"),
-            };
+            let lane = require!(@ Lane::between(way, head, tail, server));
             let what = format!("{way:?}: {head} -> {tail}, server {server}");
             println!("{what}");
             talk(&lane, lane.client(), &what);

@@ -18,10 +18,7 @@ use wormhole_tests::{require, run, skip};
 macro_rules! case {
     ($port:expr, $programs:expr) => {{
         require!(Box);
-        match Case::new($port, $programs) {
-            Ok(case) => case,
-            Err(why) => skip!("{why}"),
-        }
+        require!(@ Case::new($port, $programs))
     }};
 }
 
@@ -148,10 +145,7 @@ fn get(case: &Case, path: &str) -> String {
 #[test]
 fn nginx() {
     require!(Box);
-    let case = match nginx_started() {
-        Ok(case) => case,
-        Err(why) => skip!("{why}"),
-    };
+    let case = require!(@ nginx_started());
     let (dir, srv) = (case.dir.display().to_string(), case.dir.join("srv"));
     let sum = &sha256(&srv.join("large"));
     let shell = &|script: &str| case.client("sh", &["-ec", script]);
@@ -179,10 +173,7 @@ fn nginx() {
 #[test]
 fn nginx_with_sendfile() {
     require!(Box);
-    let case = match nginx_started() {
-        Ok(case) => case,
-        Err(why) => skip!("{why}"),
-    };
+    let case = require!(@ nginx_started());
     let sum = sha256(&case.dir.join("srv/large"));
     let turns = again(|_| {
         thread::scope(|scope| {

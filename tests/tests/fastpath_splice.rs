@@ -70,10 +70,7 @@ fn socket_proxyd(room: &Room, program: &str) -> Command {
 
 #[test]
 fn systemd_socket_proxyd_is_relayed() {
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let Some(program) = SOCKET_PROXYD.into_iter().find(|path| Path::new(path).is_file()) else {
         skip!("no systemd-socket-proxyd (package systemd)");
     };
@@ -122,10 +119,7 @@ fn pipes(room: &Room) -> u64 {
 
 #[test]
 fn haproxy_is_relayed() {
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let Some(program) = run::find("haproxy") else { skip!("no haproxy (package haproxy)") };
     echo(&room.ns(), BEHIND);
     let mut command = room.netns.command(&program.to_string_lossy());
@@ -143,10 +137,7 @@ fn haproxy_is_relayed() {
 #[test]
 fn docker_proxy_is_relayed() {
     let docker = require!(Docker);
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     // The engine's own namespace, where it publishes; both ends are in there.
     let host = format!("pid:{}", std::process::id());
     let published = docker.container(Image::Redis, &["--network", "bridge", "-p", "127.0.0.1:7001:6380"]);
@@ -197,10 +188,7 @@ fn a_server_that_asks_for_edges_and_splices_is_noticed() {
 }
 
 fn unknown_server(way: &str) {
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     if way == "edges" && !tells(&room) {
         skip!("where no program may watch the kernel's functions, it looks like one that does not read");
     }
@@ -215,10 +203,7 @@ fn unknown_server(way: &str) {
 
 #[test]
 fn an_unknown_client_is_noticed() {
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let listener = listen(&room.ns(), &format!("127.0.0.1:{PORT}"));
     let made = create(&room, "");
     // What a client prints of a greeting; nothing when its connection was reset.
@@ -254,10 +239,7 @@ fn an_unknown_client_is_noticed() {
 
 #[test]
 fn socket_proxyd_under_another_name_is_noticed() {
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let Some(program) = SOCKET_PROXYD.into_iter().find(|path| Path::new(path).is_file()) else {
         skip!("no systemd-socket-proxyd (package systemd)");
     };
@@ -272,10 +254,7 @@ fn socket_proxyd_under_another_name_is_noticed() {
 
 #[test]
 fn haproxy_under_another_name_is_noticed() {
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let Some(program) = run::find("haproxy") else { skip!("no haproxy (package haproxy)") };
     echo(&room.ns(), BEHIND);
     let mut command = renamed(&room, &program, "unknown-haproxy");
@@ -288,10 +267,7 @@ fn haproxy_under_another_name_is_noticed() {
 /// `on` is the user's word: every connection is enrolled, and none hangs.
 #[test]
 fn on_resets_rather_than_hangs() {
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let command = match splicer(&room, "unknown-on", ["serve", "waiting"], &format!("127.0.0.1:{PORT}")) {
         Ok(command) => command,
         Err(why) => skip!("{why}"),
@@ -311,10 +287,7 @@ fn on_resets_rather_than_hangs() {
 
 #[test]
 fn a_chain_to_an_unknown_server_is_reset_as_a_whole() {
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let command = match splicer(&room, "unknown-last", ["serve", "waiting"], &format!("127.0.0.1:{PORT}")) {
         Ok(command) => command,
         Err(why) => skip!("{why}"),

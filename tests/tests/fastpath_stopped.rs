@@ -11,7 +11,7 @@ use std::thread;
 use wormhole_tests::room::{Room, SOON};
 use wormhole_tests::splice::{PORT, Program, both_ways, create, is_spared, renamed, room, splicer};
 use wormhole_tests::traffic::{Again, connect, endless, listen};
-use wormhole_tests::{run, skip, wait, wait_until};
+use wormhole_tests::{require, run, skip, wait, wait_until};
 
 fn signal(program: &Program, signal: Signal) {
     kill_process(Pid::from_raw(program.pid().cast_signed()).unwrap(), signal).unwrap();
@@ -60,10 +60,7 @@ fn read(mut stream: &TcpStream, len: usize) {
 
 #[test]
 fn a_reader_that_does_not_read_is_left_alone() {
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let listener = listen(&room.ns(), &format!("127.0.0.1:{PORT}"));
     let made = create(&room, "");
     let talk = || {
@@ -120,10 +117,7 @@ fn a_reader_that_does_not_read_is_left_alone() {
 
 #[test]
 fn a_process_that_is_stopped_is_left_alone() {
-    let room = match room() {
-        Ok(room) => room,
-        Err(why) => skip!("{why}"),
-    };
+    let room = require!(@ room());
     let Some(socat) = run::find("socat") else { skip!("no socat (package socat)") };
     let mut command = renamed(&room, &socat, "stopped");
     command.args(["-t0", &format!("TCP4-LISTEN:{PORT},bind=127.0.0.1,reuseaddr"), "PIPE"]);

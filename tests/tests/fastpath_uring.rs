@@ -12,7 +12,7 @@ use std::time::Duration;
 use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::room::SOON;
 use wormhole_tests::traffic::{End, LARGEST, Stream, bytes, drain, endless, inside, reset};
-use wormhole_tests::{three_ways, wait_until};
+use wormhole_tests::{require, three_ways, wait_until};
 
 three_ways!(
     what_is_there_is_received,
@@ -104,10 +104,7 @@ fn begins_to_send(lane: &Lane, ring: &mut IoUring, near: &TcpStream, far: &mut T
 #[test]
 fn who_connects_with_a_ring_takes_the_relay() {
     wormhole_tests::require!(Box);
-    let lane = match Lane::open(Way::Fast) {
-        Ok(lane) => lane,
-        Err(why) => wormhole_tests::skip!("{why}"),
-    };
+    let lane = require!(@ Lane::open(Way::Fast));
     let client = inside(&lane.near(), || {
         let Some(mut ring) = ring() else { return Ok(None) };
         assert_eq!(one(&mut ring, opcode::Nop::new().build()).unwrap(), 0);
