@@ -18,9 +18,9 @@ use wormhole_tests::fast::{self, Held, sum, wait_unused};
 use wormhole_tests::kernel::tcp_sockets;
 use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::netns::Netns;
+use wormhole_tests::require;
 use wormhole_tests::room::{Made, Room};
 use wormhole_tests::traffic::{Again, End, PATIENCE, Random, Stream, bytes, connect, drain, echo, inside, reset, serve};
-use wormhole_tests::require;
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
