@@ -108,8 +108,8 @@ impl Row {
             None => String::new(),
             Some(Value::String(text)) => text.clone(),
             Some(status) => {
-                let active = if status["active"] == true { "yes" } else { "no" };
-                format!("{active}: {}", status["summary"].as_str().unwrap_or_default())
+                let by_default = if status["auto"] == true { "yes" } else { "no" };
+                format!("{by_default}: {}", status["summary"].as_str().unwrap_or_default())
             }
         }
     }
