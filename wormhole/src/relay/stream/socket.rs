@@ -25,27 +25,20 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// # Errors
 /// The kernel's answer to the first option that was refused.
 pub fn prepare_tcp(fd: BorrowedFd<'_>, options: &RelayOptions) -> Result<(), Errno> {
-    prepare(fd, options)?;
-    keep_alive(fd, options)
-}
-
-fn prepare(fd: BorrowedFd<'_>, options: &RelayOptions) -> Result<(), Errno> {
     sockopt::set_tcp_nodelay(fd, true)?;
     sockopt::set_socket_linger(fd, Some(Duration::ZERO))?;
     // Urgent data arrives in band; without this its byte would be lost.
     sockopt::set_socket_oobinline(fd, true)?;
+    if let Some(first) = options.keepalive {
+        sockopt::set_socket_keepalive(fd, true)?;
+        sockopt::set_tcp_keepidle(fd, first.max(Duration::from_secs(1)))?;
+        sockopt::set_tcp_keepintvl(fd, first.clamp(Duration::from_secs(1), KEEPALIVE_INTERVAL))?;
+        sockopt::set_tcp_keepcnt(fd, KEEPALIVE_PROBES)?;
+    }
     if let Some(limit) = options.user_timeout {
         sockopt::set_tcp_user_timeout(fd, u32::try_from(limit.as_millis()).unwrap_or(u32::MAX))?;
     }
     Ok(())
-}
-
-fn keep_alive(fd: BorrowedFd<'_>, options: &RelayOptions) -> Result<(), Errno> {
-    let Some(first) = options.keepalive else { return Ok(()) };
-    sockopt::set_socket_keepalive(fd, true)?;
-    sockopt::set_tcp_keepidle(fd, first.max(Duration::from_secs(1)))?;
-    sockopt::set_tcp_keepintvl(fd, first.clamp(Duration::from_secs(1), KEEPALIVE_INTERVAL))?;
-    sockopt::set_tcp_keepcnt(fd, KEEPALIVE_PROBES)
 }
 
 /// Takes the reset-on-close back: from now on `close` ends the stream with FIN.
@@ -108,11 +101,7 @@ pub fn addresses(addr: &TargetAddr) -> usize {
 fn connect_inet(target: &Target, addr: SocketAddr, link: Option<&Link>, options: &RelayOptions) -> Result<Attempt, Errno> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = make(target, family)?;
-    prepare(fd.as_fd(), options)?;
-    // Through loopback a peer cannot vanish without a sign: its kernel is this one. It spares four system calls.
-    if !addr.ip().to_canonical().is_loopback() {
-        keep_alive(fd.as_fd(), options)?;
-    }
+    prepare_tcp(fd.as_fd(), options)?;
     // Not announced, the server is not found, and the connection is relayed.
     if let Some(Err(error)) = link.map(|link| link.announce(fd.as_fd())) {
         tracing::debug!(%error, "a connection could not be announced to the fast path");
