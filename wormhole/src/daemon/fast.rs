@@ -58,7 +58,8 @@ impl Fast {
             }
         };
         let counters = fastpath.counters();
-        let who = if self.auto() { "connections" } else { "connections of segments with --fastpath on" };
+        let auto = self.auto();
+        let who = if auto { "connections" } else { "connections of segments with --fastpath on" };
         let named = [
             ("order", Count::Order),
             ("full", Count::Full),
@@ -75,7 +76,7 @@ impl Fast {
         FastpathView {
             mode: self.mode,
             active: true,
-            auto: self.auto(),
+            auto,
             summary: format!("{who} between two processes of this machine go from socket to socket; {}", tested.summary()),
             probes: tested.probes.iter().map(probe).collect(),
             pairs: PairsView { open: counters.open, max: counters.max, total: counters.total },

@@ -91,7 +91,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: std::env::var("WHL").ok().and_then(|v| v.parse().ok()).unwrap_or(4 << 20) }
+        Self { max_pairs: 65_536, limit: 4 << 20 }
     }
 }
 
