@@ -9,6 +9,13 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd};
 
+/// What the daemon's self-test says about one question; none when it did not ask it.
+#[track_caller]
+pub fn probe(room: &Room, name: &str) -> Option<Value> {
+    let probes = room.status()["fastpath"]["probes"].clone();
+    probes.as_array()?.iter().find(|probe| probe["name"] == name).cloned()
+}
+
 /// Why the fast path of this daemon is off although it was asked for: only what the machine or the build cannot do.
 ///
 /// # Errors

@@ -106,9 +106,8 @@ pub fn is_spared(room: &Room, exe: &str) -> bool {
 
 /// True when the kernel tells who uses splice(2).
 pub fn tells(room: &Room) -> bool {
-    let probes = room.status()["fastpath"]["probes"].clone();
-    let splice = probes.as_array().and_then(|all| all.iter().find(|probe| probe["name"] == "splice").cloned());
-    splice.is_some_and(|probe| probe["detail"].as_str().is_some_and(|detail| detail.contains("is noticed, its bytes")))
+    fast::probe(room, "splice")
+        .is_some_and(|probe| probe["detail"].as_str().is_some_and(|detail| detail.contains("is noticed, its bytes")))
 }
 
 /// Sends `len` bytes and reads them back, both at once.

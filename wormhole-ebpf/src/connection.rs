@@ -5,11 +5,9 @@
 
 use crate::atomic::{fetch_add, replace};
 use crate::hold::acknowledged;
-use crate::kernel::{backlog, executable, is_closing, is_drained, is_left_alone, uses_ring, write_seq};
-use crate::maps::{
-    WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, is_settled, make_member, member, side, slot,
-};
-use crate::wait::wait_until;
+use crate::kernel::{backlog, executable, is_closing, is_drained, uses_ring, write_seq};
+use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, side, sides, slot};
+use crate::wait::settles;
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB,
     BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
@@ -27,9 +25,6 @@ use wormhole_common::{
     Count, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role,
     SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
 };
-
-/// How long a socket that is half-closed waits for a system call of another one to end, in nanoseconds.
-const LEAVE_NS: u64 = 100_000;
 
 /// What a `sock_ops` program answers when it has nothing to say.
 const GO_ON: u32 = 1;
@@ -299,17 +294,10 @@ fn note_unread(me: &Member) {
 /// What is on its way has a reference to the socket ([`is_settled`]), and arrives under its lock, which shutdown(2) holds.
 #[inline(always)]
 fn leave(me: &Member) {
-    let Some(slot) = slot(me.slot) else { return };
-    let [client, server] = &mut slot.sides;
-    let (mine, peer) = if me.role == Role::Client as u32 { (client, server) } else { (server, client) };
-    if mine.generation != me.generation {
-        return;
-    }
+    let Some((mine, peer)) = sides(me) else { return };
     // SAFETY: an aligned field of the slot, which only atomic operations change; adding nothing orders what is read later.
     let queued = unsafe { fetch_add(&raw mut mine.queued, 0) };
-    // A packet that is just being received refers to it, too, and will soon be done.
-    let settled = wait_until::<256, 4>(LEAVE_NS, || is_settled(mine, peer) && is_left_alone(me.sock));
-    if !settled || !is_drained(me.sock) {
+    if !settles(me, mine, peer) || !is_drained(me.sock) {
         return;
     }
     // SAFETY: as above.

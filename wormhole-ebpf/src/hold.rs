@@ -2,7 +2,7 @@
 
 use crate::connection::socket;
 use crate::kernel::{has_own_buffer, waits_for_room};
-use crate::maps::{member, slot};
+use crate::maps::{member, sides};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_setsockopt};
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
@@ -35,12 +35,7 @@ pub fn acknowledged(ctx: &SockOpsContext) {
     if !waits_for_room(me.sock) {
         return;
     }
-    let Some(slot) = slot(me.slot) else { return };
-    let [client, server] = &mut slot.sides;
-    let (mine, peer) = if me.role == Role::Client as u32 { (client, server) } else { (server, client) };
-    if mine.generation != me.generation {
-        return;
-    }
+    let Some((mine, peer)) = sides(me) else { return };
     let shared = me.streak == SHARED || mine.off != 0;
     if me.hold == HOLD_SHORT {
         if shared {

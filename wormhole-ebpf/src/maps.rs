@@ -87,6 +87,14 @@ pub fn side<'a>(index: u32, generation: u32, role: u32) -> Option<&'a mut SlotSi
     (side.generation == generation).then_some(side)
 }
 
+/// Both ends of an application's connection, its own first, while the slot is still in this use.
+#[inline(always)]
+pub fn sides<'a>(me: &Member) -> Option<(&'a mut SlotSide, &'a mut SlotSide)> {
+    let [client, server] = &mut slot(me.slot)?.sides;
+    let (mine, peer) = if me.role == Role::Client as u32 { (client, server) } else { (server, client) };
+    (mine.generation == me.generation).then_some((mine, peer))
+}
+
 /// True when whoever has counted a message for the queue of `mine` holds a reference to its socket by now, or is done.
 ///
 /// The program of a sender runs, and the reference is taken, while the sender's socket is owned. A sender's socket may also

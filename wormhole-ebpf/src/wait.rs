@@ -1,7 +1,9 @@
 //! Waiting in a program: it may not sleep, so it asks again and again, for some microseconds.
 
+use crate::kernel::is_left_alone;
+use crate::maps::is_settled;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use wormhole_common::Patience;
+use wormhole_common::{Member, Patience, SlotSide};
 
 /// Asks until the answer is yes, for `limit` nanoseconds and `ROUNDS` times at most: the verifier follows every round,
 /// and gives up after 8192 branches. Between two questions it looks at the clock `PAUSE` times.
@@ -40,4 +42,13 @@ pub fn wait_patiently<const ROUNDS: u32, const PAUSE: u32>(
     patience.vain = if made { 0 } else { (2 * patience.vain + 1) & 63 };
     patience.spare = patience.vain;
     made
+}
+
+/// Waits until nothing is on its way into the queue of `mine`, whose socket is `me`: no message of `peer`, and no packet,
+/// which refers to the socket, too, while it is being received.
+#[inline(always)]
+pub fn settles(me: &Member, mine: &mut SlotSide, peer: &SlotSide) -> bool {
+    /// As long as a system call on another socket may take, in nanoseconds.
+    const LIMIT: u64 = 100_000;
+    wait_until::<256, 4>(LIMIT, || is_settled(mine, peer) && is_left_alone(me.sock))
 }
