@@ -121,6 +121,19 @@ pub fn tcp_sockets(ns: &Ns) -> Result<u64> {
     Ok(sum)
 }
 
+/// How many packets for TCP sockets in `ns` the kernel has dropped because too much waited in front of a socket that somebody
+/// was in a system call on (`TCPBacklogDrop`).
+///
+/// # Errors
+/// When the namespace is gone.
+pub fn dropped_packets(ns: &Ns) -> Result<u64> {
+    let done = run::output(ns.command("cat").arg("/proc/self/net/netstat"))?;
+    let mut lines = done.stdout.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "TCPBacklogDrop");
+    Ok(found.context("no TCPBacklogDrop")?.1.parse()?)
+}
+
 /// Kernel memory of the whole machine, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {

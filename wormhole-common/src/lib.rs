@@ -167,6 +167,14 @@ pub struct Member {
     pub burst: u32,
     /// 1 since the receiver's queue was found full; 0 once there was room.
     pub stalled: u32,
+    /// Bytes redirected since the receiver was last seen with none on their way to its queue.
+    pub ahead: u32,
+    /// How many may wait there so that the message that waits for room fits.
+    pub most: u32,
+    /// 1 once its receive buffer was made large.
+    pub wide: u32,
+    /// Zero.
+    pub pad: u32,
     /// How it waits for room there.
     pub room: Patience,
     /// How it waits for a receiver that is just reading.
@@ -278,6 +286,8 @@ pub const SOCKET_SK: u32 = 24;
 pub const ASK_REDIRECTED: u32 = 0;
 /// Or the number of the socket's inode.
 pub const ASK_INODE: u32 = 1;
+/// Or how many bytes may wait there so that the kernel still takes every packet.
+pub const ASK_ENDURANCE: u32 = 2;
 
 /// What the program that saw a splice(2) on an enrolled socket tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -352,6 +362,6 @@ mod tests {
         assert_eq!(size_of::<Tuple>(), 8 + 16 + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<HeadAddr>(), 8 + 4 + 4 + 16);
         assert_eq!(size_of::<Slot>(), 128);
-        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 10 * 4 + 8 + 4 * 4 + 8 + size_of::<Tuple>());
+        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 14 * 4 + 8 + 4 * 4 + 8 + size_of::<Tuple>());
     }
 }

@@ -7,6 +7,7 @@ use crate::atomic::{fetch_add, replace};
 use crate::hold::acknowledged;
 use crate::kernel::{backlog, executable, is_closing, is_drained, uses_ring, write_seq};
 use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, side, sides, slot};
+use crate::room::widen;
 use crate::wait::settles;
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB,
@@ -239,6 +240,8 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
     me.base = write_seq(sock);
     me.whole = me.base;
     me.state = MEMBER_ENROLLED;
+    // SAFETY: the context is the kernel's.
+    unsafe { widen(me, ctx.ops.cast()) };
     side.sock = sock;
     // Last: whoever sees this may use the rest.
     // SAFETY: a byte of the slot.

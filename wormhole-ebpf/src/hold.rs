@@ -1,8 +1,9 @@
 //! Where a sender sleeps while its receiver's queue is full: in TCP, with a small send buffer.
 
 use crate::connection::socket;
-use crate::kernel::{has_own_buffer, waits_for_room};
+use crate::kernel::{LIMIT, has_own_buffer, receive_buffer, waits_for_room};
 use crate::maps::{member, sides};
+use crate::room::{endurance, widen};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_setsockopt};
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
@@ -27,7 +28,12 @@ pub fn acknowledged(ctx: &SockOpsContext) {
         return;
     }
     let Some(me) = member(sk) else { return };
-    if me.state != MEMBER_ENROLLED || me.role > Role::Server as u32 || me.hold == HOLD_DONE {
+    if me.state != MEMBER_ENROLLED || me.role > Role::Server as u32 {
+        return;
+    }
+    // SAFETY: the context is the kernel's.
+    unsafe { widen(me, ctx.ops.cast()) };
+    if me.hold == HOLD_DONE {
         return;
     }
     // A change wakes whoever waits on the socket (sk_setsockopt, net/core/sock.c), and a reader would take that for the end
@@ -44,7 +50,7 @@ pub fn acknowledged(ctx: &SockOpsContext) {
         }
     } else if !shared && is_alone(me) && peer.enrolled != 0 {
         me.hold = HOLD_DONE;
-        if !has_own_buffer(me.sock) {
+        if !has_own_buffer(me.sock) && endures_less_buffer(me.sock) {
             me.hold = HOLD_SHORT;
             set_send_buffer(ctx, SMALL_BUFFER);
         }
@@ -60,6 +66,13 @@ fn is_alone(me: &Member) -> bool {
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     me.streak > STREAK && (me.single != 0 || me.alone_since + LONG < now)
+}
+
+/// Whether as much may wait in front of this socket with a small send buffer as before (room.rs): what is there already, or
+/// is being put there, was measured by that.
+#[inline(always)]
+fn endures_less_buffer(sock: u64) -> bool {
+    receive_buffer(sock) >= endurance(sock).min(LIMIT.load() / 3 * 4)
 }
 
 #[inline(always)]

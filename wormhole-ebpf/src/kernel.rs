@@ -20,6 +20,10 @@ macro_rules! settings {
 settings! {
     /// `sock.sk_backlog.rmem_alloc`: bytes that wait in the receiver's queues.
     OFF_RMEM: u32 = 0;
+    /// `sock.sk_rcvbuf`.
+    OFF_RCVBUF: u32 = 0;
+    /// `sock.sk_sndbuf`.
+    OFF_SNDBUF: u32 = 0;
     /// `sock.sk_shutdown`.
     OFF_SHUTDOWN: u32 = 0;
     /// `sock.sk_user_data`: what the map of sockets keeps with it.
@@ -86,6 +90,18 @@ fn read<T>(base: u64, offset: &Global<u32>) -> Option<T> {
 #[inline(always)]
 pub fn backlog(sock: u64) -> u64 {
     u64::from(read::<u32>(sock, &OFF_RMEM).unwrap_or(u32::MAX))
+}
+
+/// Size of a socket's receive buffer, in bytes as the kernel counts them; 0 when it cannot be told.
+#[inline(always)]
+pub fn receive_buffer(sock: u64) -> u64 {
+    u64::from(read::<u32>(sock, &OFF_RCVBUF).unwrap_or_default())
+}
+
+/// As above, of its send buffer.
+#[inline(always)]
+pub fn send_buffer(sock: u64) -> u64 {
+    u64::from(read::<u32>(sock, &OFF_SNDBUF).unwrap_or_default())
 }
 
 /// Sequence number after the last byte that was given to TCP.

@@ -21,6 +21,8 @@ mod questions;
 #[cfg(target_arch = "bpf")]
 mod release;
 #[cfg(target_arch = "bpf")]
+mod room;
+#[cfg(target_arch = "bpf")]
 mod splice;
 #[cfg(target_arch = "bpf")]
 mod wait;

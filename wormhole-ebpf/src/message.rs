@@ -6,7 +6,7 @@
 //!    that went by TCP before has been put into that queue. How much went by TCP is taken from TCP itself (`write_seq`),
 //!    not counted here: what the program lets through may be cut short by a full send buffer, and then the kernel does
 //!    not ask about the next message (`psock->eval` is kept when a push fails, net/ipv4/tcp_bpf.c).
-//! 3. Flow: not while more than the limit waits in front of the receiver. A reader on another cpu is waited for, for some
+//! 3. Flow: not while more than the limit waits in front of the receiver (room.rs). A reader on another cpu is waited for, for some
 //!    microseconds. Otherwise the message goes by TCP, and that is where the sender sleeps: its send buffer is small
 //!    (`acknowledged` in hold.rs), and wormholed acknowledges the message once it has put it into the receiver's
 //!    queue, when there is room. So one message is carried by the relay, and the next one goes direct again.
@@ -14,8 +14,9 @@
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
-use crate::kernel::{LIMIT, MESSAGE_COST, backlog, is_drained, is_owned, is_single, uses_ring, write_seq};
+use crate::kernel::{is_drained, is_owned, is_single, uses_ring, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
+use crate::room::{WAIT_NS, has_room, makes_room, takes_room};
 use crate::wait::{wait_patiently, wait_until};
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
@@ -28,9 +29,6 @@ const PASS: u32 = 1;
 
 /// So often another task may begin to send before they are taken for several that send at a time.
 const CHANGES: u32 = 4;
-/// How long a sender waits for the relay or for the reader, in nanoseconds: a few times what it takes them to move a
-/// message of the usual size, and less than what it costs to go by TCP and to come back.
-const WAIT_NS: u64 = 200_000;
 /// How long for a reader that is just copying: longer than it takes to copy some hundred KiB.
 const TURN_NS: u64 = 60_000;
 
@@ -113,9 +111,10 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
         count(Count::Order);
         return false;
     }
-    if has_room(me, peer) {
+    let size = ctx.size();
+    if has_room(me, peer, size) {
         me.stalled = 0;
-    } else if !makes_room(me, peer) {
+    } else if !makes_room(me, peer, size) {
         count(Count::Full);
         return false;
     }
@@ -123,10 +122,7 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
     if !redirect(ctx, peer, socket_key(me.slot, me.generation, me.role ^ 1)) {
         return false;
     }
-    let size = ctx.size();
-    if size < MESSAGE_COST {
-        me.burst = me.burst.saturating_add(MESSAGE_COST - size);
-    }
+    takes_room(me, size);
     true
 }
 
@@ -145,32 +141,7 @@ fn catches_up(mine: &SlotSide, passed: u32) -> bool {
     if mover == 0 || mover == unsafe { bpf_get_smp_processor_id() } + 1 {
         return false;
     }
-    wait_until::<512, 16>(WAIT_NS, || injected(mine) == passed)
-}
-
-#[inline(always)]
-fn has_room(me: &mut Member, peer: &SlotSide) -> bool {
-    let waiting = backlog(peer.sock);
-    if waiting == 0 {
-        me.burst = 0;
-    }
-    // With a large send buffer as much again may wait in TCP.
-    let limit = if me.hold == HOLD_SHORT { LIMIT.load() } else { LIMIT.load() / 2 };
-    waiting + u64::from(me.burst) < limit
-}
-
-/// Waits until a receiver that reads has made room. One that does not read in time, or runs on this very cpu, is waited
-/// for only once: the next messages go by TCP until there is room again, and the next times it is waited for less often.
-#[inline(always)]
-fn makes_room(me: &mut Member, peer: &SlotSide) -> bool {
-    if me.stalled != 0 {
-        return false;
-    }
-    me.stalled = 1;
-    let mut patience = me.room;
-    let made = wait_patiently::<512, 16>(&mut patience, WAIT_NS, || has_room(me, peer));
-    me.room = patience;
-    made
+    wait_until::<256, 32>(WAIT_NS, || injected(mine) == passed)
 }
 
 /// Waits until nobody is just reading. A message is put into the queue under the receiver's lock (`bpf_tcp_ingress`,
@@ -179,7 +150,7 @@ fn makes_room(me: &mut Member, peer: &SlotSide) -> bool {
 #[inline(always)]
 fn waits_its_turn(me: &mut Member, peer: &SlotSide) {
     if is_owned(peer.sock) {
-        wait_patiently::<1024, 1>(&mut me.turn, TURN_NS, || !is_owned(peer.sock));
+        wait_patiently::<256, 8>(&mut me.turn, TURN_NS, || !is_owned(peer.sock));
     }
 }
 

@@ -5,6 +5,7 @@
 //! And takes notice when an application sets its own send buffer: it is not ours to change any more.
 
 use crate::maps::{count, member};
+use crate::room::widen;
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
 use wormhole_common::{Count, HOLD_DONE, MEMBER_ENROLLED, Role};
@@ -26,20 +27,22 @@ pub fn wh_setsockopt(ctx: SockoptContext) -> i32 {
     let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
     let refused = (level == SOL_SOCKET && name == SO_ZEROCOPY) || (level == SOL_TCP && name == TCP_ULP);
     let size = level == SOL_SOCKET && matches!(name, SO_SNDBUF | SO_SNDBUFFORCE);
-    if refused || size {
-        // SAFETY: the context is the kernel's; a socket that is not null.
-        let sk = unsafe { (*ctx.sockopt).__bindgen_anon_1.sk };
-        if !sk.is_null()
-            && let Some(me) = member(sk.cast())
-            && me.state == MEMBER_ENROLLED
-            && me.role <= Role::Server as u32
-        {
-            if refused {
-                count(Count::Sockopt);
-                return REFUSE;
-            }
+    // SAFETY: the context is the kernel's; a socket that is not null.
+    let sk = unsafe { (*ctx.sockopt).__bindgen_anon_1.sk };
+    if !sk.is_null()
+        && let Some(me) = member(sk.cast())
+        && me.state == MEMBER_ENROLLED
+        && me.role <= Role::Server as u32
+    {
+        if refused {
+            count(Count::Sockopt);
+            return REFUSE;
+        }
+        if size {
             me.hold = HOLD_DONE;
         }
+        // SAFETY: in this program the helpers want the socket.
+        unsafe { widen(me, sk.cast()) };
     }
     // SAFETY: the context is the kernel's. 0: the value is taken from the caller's memory as it stands there; what was
     // copied for us is cut off at a page.

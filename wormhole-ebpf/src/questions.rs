@@ -3,8 +3,9 @@
 
 use crate::kernel::{backlog, inode, is_drained, is_left_alone};
 use crate::maps::{is_settled, slot};
+use crate::room::endurance;
 use core::ffi::c_void;
-use wormhole_common::{ASK_INODE, QUESTION_WORDS, Role, SlotSide};
+use wormhole_common::{ASK_ENDURANCE, ASK_INODE, QUESTION_WORDS, Role, SlotSide};
 
 /// The side that is asked about, and the other one.
 ///
@@ -48,11 +49,11 @@ pub unsafe extern "C" fn wh_quiet(ctx: *mut c_void) -> u32 {
     u32::from(is_settled(mine, peer) && is_left_alone(mine.sock) && is_drained(mine.sock))
 }
 
-/// What is asked about a reader: how much was redirected to it and not read (0 when what waits came by TCP), or the number
-/// of its socket's inode.
+/// What is asked about a reader: how much was redirected to it and not read (0 when what waits came by TCP), how much may
+/// wait there, or the number of its socket's inode.
 ///
 /// # Safety
-/// The context is four words: the three, and [`ASK_INODE`] or another one.
+/// The context is four words: the three, and one of the `ASK_` constants.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp")]
 pub unsafe extern "C" fn wh_reader(ctx: *mut c_void) -> u32 {
@@ -61,6 +62,7 @@ pub unsafe extern "C" fn wh_reader(ctx: *mut c_void) -> u32 {
     // SAFETY: as above.
     match unsafe { sides(ctx) } {
         Some((mine, _)) if what == ASK_INODE => inode(mine.sock) as u32,
+        Some((mine, _)) if what == ASK_ENDURANCE => endurance(mine.sock).min(u32::MAX.into()) as u32,
         Some((mine, _)) if !is_drained(mine.sock) => backlog(mine.sock).clamp(1, u32::MAX.into()) as u32,
         _ => 0,
     }

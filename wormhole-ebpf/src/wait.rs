@@ -50,5 +50,5 @@ pub fn wait_patiently<const ROUNDS: u32, const PAUSE: u32>(
 pub fn settles(me: &Member, mine: &mut SlotSide, peer: &SlotSide) -> bool {
     /// As long as a system call on another socket may take, in nanoseconds.
     const LIMIT: u64 = 100_000;
-    wait_until::<256, 4>(LIMIT, || is_settled(mine, peer) && is_left_alone(me.sock))
+    wait_until::<64, 64>(LIMIT, || is_settled(mine, peer) && is_left_alone(me.sock))
 }

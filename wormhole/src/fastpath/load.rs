@@ -118,6 +118,8 @@ impl Offsets {
         let btf = Btf::of_kernel()?;
         Ok(Self(vec![
             ("OFF_RMEM", btf.offset("sock", &["sk_backlog", "rmem_alloc"])?),
+            ("OFF_RCVBUF", btf.offset("sock", &["sk_rcvbuf"])?),
+            ("OFF_SNDBUF", btf.offset("sock", &["sk_sndbuf"])?),
             ("OFF_SHUTDOWN", btf.offset("sock", &["sk_shutdown"])?),
             ("OFF_USER_DATA", btf.offset("sock", &["sk_user_data"])?),
             ("OFF_STATE", btf.offset("sk_psock", &["state"])?),

@@ -8,7 +8,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use wormhole_common::{ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_RING, QUESTION_WORDS, Role, socket_key};
+use wormhole_common::{
+    ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_RING, QUESTION_WORDS, Role, socket_key,
+};
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
 /// connection lets go.
@@ -230,10 +232,14 @@ impl Link {
         true
     }
 
-    /// Bytes that may wait in front of an application when the relay puts more there, at most as much again: less than a
-    /// sender may put there itself, so that a stream that had to wait for a reader goes on for a while before it must again.
-    pub fn low_water(&self) -> u64 {
-        self.pair.fastpath.limit / 4
+    /// Bytes that may wait in front of the application in `role` when the relay puts more there, at most as much again: together
+    /// that is what its sender leaves of what the kernel endures, and less than a sender may put there itself, so that a
+    /// stream that had to wait for a reader goes on for a while before it must again.
+    pub fn low_water(&self, role: Role) -> u64 {
+        /// However small the application's buffers are.
+        const LEAST: u64 = 8 << 10;
+        let endured = u64::from(self.pair.ask(role, ASK_ENDURANCE));
+        (endured / 8).clamp(LEAST, (self.pair.fastpath.limit / 4).max(LEAST))
     }
 
     /// Says that bytes for the application in `role` are being moved on this cpu from now on, or are not: their sender

@@ -64,7 +64,7 @@ impl Queue {
     /// True when bytes may be put there now.
     pub fn takes(&mut self, lane: Lane<'_>) -> bool {
         if self.full.is_none() && self.room == 0 {
-            let low = lane.link.low_water();
+            let low = lane.link.low_water(lane.to);
             self.full = self.look(lane.link.waiting(lane.to), low, Instant::now());
             if self.full.is_none() {
                 self.room = low;
@@ -81,6 +81,12 @@ impl Queue {
     /// Accounts for bytes that were put there.
     pub fn put(&mut self, bytes: usize) {
         self.room = self.room.saturating_sub(bytes as u64);
+    }
+
+    /// As much of a buffer as may be put there.
+    fn fits<'a>(&self, buffer: &'a mut [u8]) -> &'a mut [u8] {
+        let most = usize::try_from(self.room).unwrap_or(usize::MAX).min(buffer.len());
+        buffer.get_mut(..most).unwrap_or_default()
     }
 
     /// None when no more than `low` wait; otherwise when that is to be expected.
@@ -118,6 +124,7 @@ impl Pump {
         if !dst_ready.writable || !self.queue.takes(lane) {
             return Some(Turn::Waiting);
         }
+        let scratch = self.queue.fits(scratch);
         let want = scratch.len();
         let got = match rustix::net::recv(src, &mut *scratch, RecvFlags::PEEK) {
             Ok((_, got)) => got.min(want),
