@@ -8,6 +8,7 @@
 //! | MSG_OOB | beside the stream | in the stream |
 //! | SO_ZEROCOPY, TCP_ULP | taken | refused with EPERM, so that libraries fall back |
 //! | SO_SNDBUF, asked for by a sender that had to wait | what the kernel gave | 128 KiB |
+//! | SO_RCVBUF, asked for | grows with what arrives | what it may grow to |
 //! | FIONREAD, on kernels before redirected bytes were counted (6.1) | says what can be read | 0 |
 //! | splice(2) from a socket | gives what arrived | does not see it; programs that do this are not enrolled |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
@@ -33,6 +34,7 @@ three_ways!(
     a_shutdown_by_another_thread_breaks_a_waiting_read_off,
     an_end_with_answers_unread_may_break_a_waiting_read_off,
     the_send_buffer_may_be_shown_small,
+    the_receive_buffer_is_shown_large,
     fionread_says_nothing_where_the_kernel_does_not_count,
 );
 
@@ -242,6 +244,20 @@ fn the_send_buffer_may_be_shown_small(lane: &Lane) {
     // Who asks for a size gets it.
     socket2::SockRef::from(&client).set_send_buffer_size(100_000).unwrap();
     assert_eq!(socket2::SockRef::from(&client).send_buffer_size().unwrap(), 200_000);
+}
+
+fn the_receive_buffer_is_shown_large(lane: &Lane) {
+    let (client, server) = used(lane);
+    for socket in [socket2::SockRef::from(&client), socket2::SockRef::from(&server)] {
+        // An accepted socket's at the first option that is set.
+        socket.set_tcp_nodelay(true).unwrap();
+        let size = socket.recv_buffer_size().unwrap();
+        assert!(lane.way != Way::Fast || size > 2 << 20, "{size} bytes");
+        assert!(lane.way == Way::Fast || size < 1 << 20, "{size} bytes");
+        // Who asks for a size gets it.
+        socket.set_recv_buffer_size(50_000).unwrap();
+        assert_eq!(socket.recv_buffer_size().unwrap(), 100_000);
+    }
 }
 
 fn fionread_says_nothing_where_the_kernel_does_not_count(lane: &Lane) {

@@ -61,7 +61,7 @@ fn allowance(me: &Member, peer: &SlotSide, size: u32) -> u64 {
     let limit = if me.hold == HOLD_SHORT { LIMIT.load() } else { LIMIT.load() / 2 };
     // The last quarter is for what the relay injects.
     let most = (endurance(peer.sock) / 4 * 3).max(LITTLE);
-    limit.saturating_sub(me.burst.into()).min(most.saturating_sub(size.into()))
+    limit.saturating_sub(1 + u64::from(me.burst)).min(most.saturating_sub(size.into()))
 }
 
 /// Whether a message of `size` bytes may be put into the queue of `peer`.

@@ -85,8 +85,8 @@ fn place_if_changed(place: &Path, content: &[u8]) -> Result<bool> {
     let folder = place.parent().context("the object's place has no folder")?;
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     // Beside it and renamed, so that a build that runs at the same time never embeds half an object. Not in the same
-    // folder: that one is watched, and holds the object alone.
-    let beside = folder.with_extension("new");
+    // folder: that one is watched, and holds the object alone. By a name of its own: two may build at the same time.
+    let beside = folder.with_extension(format!("new-{}", std::process::id()));
     std::fs::write(&beside, content).with_context(|| format!("writing {}", beside.display()))?;
     std::fs::rename(&beside, place).with_context(|| format!("renaming {} to {}", beside.display(), place.display()))?;
     Ok(true)
