@@ -30,3 +30,16 @@ pub fn set(socket: impl AsFd, (level, name): (i32, i32), value: &[u8]) -> io::Re
     let answer = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), len) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// SO_MEMINFO: a socket's memory as the kernel counts it, by `SK_MEMINFO_`.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn memory(socket: impl AsFd) -> io::Result<[u32; 9]> {
+    let mut words = [0u32; 9];
+    let mut len = libc::socklen_t::try_from(size_of_val(&words)).map_err(io::Error::other)?;
+    let (fd, to) = (socket.as_fd().as_raw_fd(), words.as_mut_ptr().cast());
+    // SAFETY: the descriptor is open while it is borrowed, and the kernel writes at most `len` bytes to where `words` is.
+    let answer = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, to, &raw mut len) };
+    if answer == 0 { Ok(words) } else { Err(io::Error::last_os_error()) }
+}

@@ -171,7 +171,7 @@ pub struct Member {
     pub ahead: u32,
     /// How many may wait there so that the message that waits for room fits.
     pub most: u32,
-    /// 1 once its receive buffer was made large.
+    /// 1 once it was tried to make its receive buffer large.
     pub wide: u32,
     /// Zero.
     pub pad: u32,
@@ -213,7 +213,7 @@ pub struct Patience {
 pub const HOLD_NEVER: u32 = 0;
 /// It is small: what goes by TCP while the receiver's queue is full is little.
 pub const HOLD_SHORT: u32 = 1;
-/// It has been made large again, or is the application's: it stays.
+/// It has been made large again, or is the application's, or the receive buffer is too small for that: it stays.
 pub const HOLD_DONE: u32 = 2;
 /// In [`Member::streak`]: so many messages of one task in a row say something.
 pub const STREAK: u32 = 32;

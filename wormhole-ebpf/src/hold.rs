@@ -3,7 +3,7 @@
 use crate::connection::socket;
 use crate::kernel::{LIMIT, has_own_buffer, receive_buffer, waits_for_room};
 use crate::maps::{member, sides};
-use crate::room::{endurance, widen};
+use crate::room::{share, widen};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_setsockopt};
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
@@ -14,7 +14,8 @@ use wormhole_common::{HOLD_DONE, HOLD_SHORT, MEMBER_ENROLLED, Member, Role, SHAR
 const SMALL_BUFFER: i32 = 64 << 10;
 const LARGE_BUFFER: i32 = 1 << 30;
 
-/// Something that the application sent by TCP was acknowledged (`BPF_SOCK_OPS_RTT_CB`, Linux 5.3).
+/// Something that the application sent by TCP was acknowledged (`BPF_SOCK_OPS_RTT_CB`, Linux 5.3). So it was accepted, if it
+/// is a server's, and can be widened.
 ///
 /// While its messages could go direct, TCP is only where it waits until the receiver has read: wormholed acknowledges
 /// what is there once it has put it into the receiver's queue. The less it may give to TCP meanwhile, the sooner it goes
@@ -68,11 +69,11 @@ fn is_alone(me: &Member) -> bool {
     me.streak > STREAK && (me.single != 0 || me.alone_since + LONG < now)
 }
 
-/// Whether as much may wait in front of this socket with a small send buffer as before (room.rs): what is there already, or
-/// is being put there, was measured by that.
+/// Whether as much may wait in front of this socket with a small send buffer as with a large one (room.rs): what is there
+/// already, or is being put there, was measured by that.
 #[inline(always)]
 fn endures_less_buffer(sock: u64) -> bool {
-    receive_buffer(sock) >= endurance(sock).min(LIMIT.load() / 3 * 4)
+    share(receive_buffer(sock)) >= LIMIT.load()
 }
 
 #[inline(always)]

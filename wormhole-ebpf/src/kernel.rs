@@ -145,8 +145,10 @@ pub fn is_owned(sock: u64) -> bool {
 pub fn is_left_alone(sock: u64) -> bool {
     /// The socket's own one, and that of the queue of redirected messages (`sk_psock_init`).
     const OWN: u32 = 2;
-    let pending = |timer| u32::from(read::<u64>(sock, timer).is_some_and(|entry| entry != 0));
-    let queued = |timer| u32::from(read::<u8>(sock, timer).is_some_and(|state| state & 1 != 0));
+    // Without branches, of which the verifier would follow each. What cannot be read counts as not pending.
+    let flag = |value: u64| ((value | value.wrapping_neg()) >> 63) as u32;
+    let pending = |timer| flag(read::<u64>(sock, timer).unwrap_or_default());
+    let queued = |timer| u32::from(read::<u8>(sock, timer).unwrap_or_default() & 1);
     let timers = pending(&OFF_TIMER_1) + pending(&OFF_TIMER_2) + pending(&OFF_TIMER_3);
     let timers = timers + queued(&OFF_HRTIMER_1) + queued(&OFF_HRTIMER_2);
     read::<u32>(sock, &OFF_REFS).is_some_and(|refs| refs <= OWN + timers)

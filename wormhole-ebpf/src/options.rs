@@ -2,7 +2,8 @@
 //!
 //! `TCP_ULP` (kTLS): the kernel would take redirected bytes for decrypted ones. `SO_ZEROCOPY`: completions never come.
 //!
-//! And takes notice when an application sets its own send buffer: it is not ours to change any more.
+//! And takes notice when an application sets its own send buffer: it is not ours to change any more. A server's socket, which
+//! has been accepted by then, is widened (room.rs).
 
 use crate::maps::{count, member};
 use crate::room::widen;

@@ -1,9 +1,9 @@
 //! How much may wait in front of a reader.
 //!
-//! The limit is for the memory. Below it there is another one, which the kernel sets without a word: a packet for a socket
-//! that somebody is in a system call on is dropped when more than `sk_rcvbuf + sk_sndbuf / 2` waits there (and 64 KiB,
-//! `tcp_add_backlog`, net/ipv4/tcp_ipv4.c; since Linux 6.10 `sk_rcvbuf` counts twice), and redirected bytes are counted. Most
-//! packets are sent again, but not a reset: the reader would wait for ever.
+//! The limit is for the memory. There is another one, which the kernel sets without a word: a packet for a socket that
+//! somebody is in a system call on is dropped when more than `sk_rcvbuf + sk_sndbuf / 2` waits there (and 64 KiB,
+//! `tcp_add_backlog`, net/ipv4/tcp_ipv4.c; `sk_rcvbuf` counts twice since Linux 6.10 and in later versions of older ones), and
+//! redirected bytes are counted. Most packets are sent again, but not a reset: the reader would wait for ever.
 
 use crate::kernel::{LIMIT, MESSAGE_COST, backlog, inode, is_left_alone, receive_buffer, send_buffer};
 use crate::wait::wait_patiently;
@@ -35,7 +35,7 @@ pub fn endurance(sock: u64) -> u64 {
 /// `ctx` is what `bpf_setsockopt` and `bpf_getsockopt` want in this program for the socket of `me`.
 #[inline(always)]
 pub unsafe fn widen(me: &mut Member, ctx: *mut c_void) {
-    /// The buffer gets twice as much, if `net.ipv4.tcp_rmem` allows it; that is so by default.
+    /// The buffer gets twice as much or more, if `net.ipv4.tcp_rmem` allows it; by default it does.
     const HALF: i32 = 3 << 20;
     const SOL_SOCKET: i32 = 1;
     const SO_RCVLOWAT: i32 = 18;
@@ -54,37 +54,38 @@ pub unsafe fn widen(me: &mut Member, ctx: *mut c_void) {
     }
 }
 
-/// So many bytes may wait in front of `peer` that a message of `size` bytes still fits.
+/// What of a receiver's endurance is its sender's. The last quarter is for what the relay injects.
 #[inline(always)]
-fn allowance(me: &Member, peer: &SlotSide, size: u32) -> u64 {
+pub fn share(endurance: u64) -> u64 {
+    (endurance / 4 * 3).max(LITTLE)
+}
+
+/// So many bytes may wait in front of `peer` that a message of `size` bytes still fits; none when it never does.
+#[inline(always)]
+fn allowance(me: &Member, peer: &SlotSide, size: u32) -> Option<u64> {
     // With a large send buffer as much again may wait in TCP.
     let limit = if me.hold == HOLD_SHORT { LIMIT.load() } else { LIMIT.load() / 2 };
-    // The last quarter is for what the relay injects.
-    let most = (endurance(peer.sock) / 4 * 3).max(LITTLE);
-    limit.saturating_sub(1 + u64::from(me.burst)).min(most.saturating_sub(size.into()))
+    let room = share(endurance(peer.sock)).checked_sub(size.into())?;
+    Some(limit.saturating_sub(1 + u64::from(me.burst)).min(room))
 }
 
 /// Whether a message of `size` bytes may be put into the queue of `peer`.
 #[inline(always)]
 pub fn has_room(me: &mut Member, peer: &SlotSide, size: u32) -> bool {
-    let waiting = backlog(peer.sock);
+    let mut waiting = backlog(peer.sock);
     if waiting == 0 {
         me.burst = 0;
     }
-    let ahead = waiting + u64::from(me.ahead);
-    if ahead + u64::from(size) + u64::from(me.burst) <= LITTLE {
+    if waiting + u64::from(me.ahead) + u64::from(size) + u64::from(me.burst) <= LITTLE {
         return true;
     }
-    let most = allowance(me, peer, size);
-    if ahead <= most {
-        return true;
+    let Some(most) = allowance(me, peer, size) else { return false };
+    // Several tasks may be about to put a message there, each after a look of its own. When nobody is, all is there.
+    if u64::from(me.ahead) > most / 2 && is_left_alone(peer.sock) {
+        me.ahead = 0;
+        waiting = backlog(peer.sock);
     }
-    // Several tasks may be about to put a message there, each after a look of its own.
-    if waiting > most || !is_left_alone(peer.sock) {
-        return false;
-    }
-    me.ahead = 0;
-    true
+    waiting + u64::from(me.ahead) <= most
 }
 
 /// Accounts for a message of `size` bytes that is about to be put there.
@@ -105,13 +106,16 @@ pub fn makes_room(me: &mut Member, peer: &SlotSide, size: u32) -> bool {
     }
     me.stalled = 1;
     let mut patience = me.room;
-    me.most = allowance(me, peer, size) as u32;
-    // Read from there again in every round: where the verifier knows of a value which way it came, every way is another case
-    // to it, with all its rounds.
-    let most = &raw const me.most;
-    // SAFETY: a field of what is kept with the socket.
-    let made =
-        wait_patiently::<256, 32>(&mut patience, WAIT_NS, || backlog(peer.sock) <= unsafe { ptr::read_volatile(most) }.into());
+    let Some(most) = allowance(me, peer, size) else { return false };
+    me.most = most as u32;
+    // Both are read from there again in every round: where the verifier knows of a value which way it came, every way is
+    // another case to it, with all its rounds.
+    let (most, ahead) = (&raw const me.most, &raw const me.ahead);
+    let made = wait_patiently::<256, 32>(&mut patience, WAIT_NS, || {
+        // SAFETY: fields of what is kept with the socket, under whose lock the program runs.
+        let (most, ahead) = unsafe { (ptr::read_volatile(most), ptr::read_volatile(ahead)) };
+        backlog(peer.sock) + u64::from(ahead) <= most.into()
+    });
     me.room = patience;
-    made && has_room(me, peer, size)
+    made
 }
