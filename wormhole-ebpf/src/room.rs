@@ -81,7 +81,7 @@ pub fn has_room(me: &mut Member, peer: &SlotSide, size: u32) -> bool {
     }
     let Some(most) = allowance(me, peer, size) else { return false };
     // Several tasks may be about to put a message there, each after a look of its own. When nobody is, all is there.
-    if u64::from(me.ahead) > most / 2 && is_left_alone(peer.sock) {
+    if waiting + u64::from(me.ahead) > most && me.ahead != 0 && is_left_alone(peer.sock) {
         me.ahead = 0;
         waiting = backlog(peer.sock);
     }
