@@ -6,7 +6,9 @@
 use crate::atomic::{fetch_add, replace};
 use crate::hold::acknowledged;
 use crate::kernel::{backlog, executable, is_closing, is_drained, uses_ring, write_seq};
-use crate::maps::{WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, make_member, member, side, sides, slot};
+use crate::maps::{
+    WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, is_application, make_member, member, side, sides, slot,
+};
 use crate::room::widen;
 use crate::wait::settles;
 use aya_ebpf::bindings::{
@@ -259,7 +261,7 @@ fn state_changed(ctx: &SockOpsContext) {
     }
     let Some(me) = member(sk) else { return };
     let new = ctx.arg(1);
-    if me.state == MEMBER_ENROLLED && me.role <= Role::Server as u32 && matches!(new, BPF_TCP_FIN_WAIT1 | BPF_TCP_LAST_ACK) {
+    if is_application(me) && matches!(new, BPF_TCP_FIN_WAIT1 | BPF_TCP_LAST_ACK) {
         note_unread(me);
         if new == BPF_TCP_FIN_WAIT1 {
             leave(me);

@@ -2,12 +2,12 @@
 
 use crate::connection::socket;
 use crate::kernel::{LIMIT, has_own_buffer, receive_buffer, waits_for_room};
-use crate::maps::{member, sides};
+use crate::maps::{is_application, member, sides};
 use crate::room::{share, widen};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_setsockopt};
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
-use wormhole_common::{HOLD_DONE, HOLD_SHORT, MEMBER_ENROLLED, Member, Role, SHARED, STREAK};
+use wormhole_common::{HOLD_DONE, HOLD_SHORT, Member, SHARED, STREAK};
 
 /// 128 KiB, for the kernel doubles it: a segment of 64 KiB that waits for more (MSG_MORE, sendfile(2)) must leave room for
 /// that, or nothing would push it. And more than the kernel lets anybody have (`net.core.wmem_max`).
@@ -29,7 +29,7 @@ pub fn acknowledged(ctx: &SockOpsContext) {
         return;
     }
     let Some(me) = member(sk) else { return };
-    if me.state != MEMBER_ENROLLED || me.role > Role::Server as u32 {
+    if !is_application(me) {
         return;
     }
     // SAFETY: the context is the kernel's.

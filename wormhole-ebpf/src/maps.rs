@@ -9,7 +9,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, Queue, RingBuf, SockHash};
 use core::ffi::c_void;
 use core::ptr;
-use wormhole_common::{COUNTS, Count, ExeName, HeadAddr, HeadPort, Member, Role, Slot, SlotSide, Token, Tuple};
+use wormhole_common::{COUNTS, Count, ExeName, HeadAddr, HeadPort, MEMBER_ENROLLED, Member, Role, Slot, SlotSide, Token, Tuple};
 
 /// All enrolled sockets, and those of wormholed that put bytes into their queues. The message program is attached here.
 #[map]
@@ -57,6 +57,12 @@ pub fn member<'a>(sk: *mut c_void) -> Option<&'a mut Member> {
     // SAFETY: the helper is given the map and a socket that the kernel handed to the program, and gives null or a value
     // that lives as long as the socket, which the caller of the program holds.
     unsafe { bpf_sk_storage_get(storage(), sk, ptr::null_mut(), 0).cast::<Member>().as_mut() }
+}
+
+/// True for an application's socket that is enrolled; wormholed's own ones are members, too.
+#[inline(always)]
+pub fn is_application(me: &Member) -> bool {
+    me.state == MEMBER_ENROLLED && me.role <= Role::Server as u32
 }
 
 /// As [`member`], and makes one with these values where there is none.

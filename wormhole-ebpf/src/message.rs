@@ -6,8 +6,8 @@
 //!    that went by TCP before has been put into that queue. How much went by TCP is taken from TCP itself (`write_seq`),
 //!    not counted here: what the program lets through may be cut short by a full send buffer, and then the kernel does
 //!    not ask about the next message (`psock->eval` is kept when a push fails, net/ipv4/tcp_bpf.c).
-//! 3. Flow: not while more than the limit waits in front of the receiver (room.rs). A reader on another cpu is waited for, for some
-//!    microseconds. Otherwise the message goes by TCP, and that is where the sender sleeps: its send buffer is small
+//! 3. Flow: not while more than the limit waits in front of the receiver (room.rs). A reader on another cpu is waited for,
+//!    for some microseconds. Otherwise the message goes by TCP, and that is where the sender sleeps: its send buffer is small
 //!    (`acknowledged` in hold.rs), and wormholed acknowledges the message once it has put it into the receiver's
 //!    queue, when there is room. So one message is carried by the relay, and the next one goes direct again.
 //! 4. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,

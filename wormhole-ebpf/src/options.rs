@@ -5,11 +5,11 @@
 //! And takes notice when an application sets its own send buffer: it is not ours to change any more. A server's socket, which
 //! has been accepted by then, is widened (room.rs).
 
-use crate::maps::{count, member};
+use crate::maps::{count, is_application, member};
 use crate::room::widen;
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
-use wormhole_common::{Count, HOLD_DONE, MEMBER_ENROLLED, Role};
+use wormhole_common::{Count, HOLD_DONE};
 
 const SOL_SOCKET: i32 = 1;
 const SO_SNDBUF: i32 = 7;
@@ -32,8 +32,7 @@ pub fn wh_setsockopt(ctx: SockoptContext) -> i32 {
     let sk = unsafe { (*ctx.sockopt).__bindgen_anon_1.sk };
     if !sk.is_null()
         && let Some(me) = member(sk.cast())
-        && me.state == MEMBER_ENROLLED
-        && me.role <= Role::Server as u32
+        && is_application(me)
     {
         if refused {
             count(Count::Sockopt);

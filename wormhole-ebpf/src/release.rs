@@ -6,18 +6,18 @@
 
 use crate::atomic::fetch_or;
 use crate::kernel::is_drained;
-use crate::maps::{member, sides};
+use crate::maps::{is_application, member, sides};
 use crate::wait::settles;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use wormhole_common::{LEFT, MEMBER_ENROLLED, Role};
+use wormhole_common::LEFT;
 
 const GO_ON: i32 = 1;
 
 #[cgroup_sock(sock_release)]
 pub fn wh_release(ctx: SockContext) -> i32 {
     let Some(me) = member(ctx.sock.cast()) else { return GO_ON };
-    if me.state != MEMBER_ENROLLED || me.role > Role::Server as u32 {
+    if !is_application(me) {
         return GO_ON;
     }
     let Some((mine, peer)) = sides(me) else { return GO_ON };

@@ -8,13 +8,13 @@
 //! asks about them.
 
 use crate::kernel::executable;
-use crate::maps::{WH_EVENTS, WH_EXES, member, slot};
+use crate::maps::{WH_EVENTS, WH_EXES, is_application, member, slot};
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::macros::fentry;
 use aya_ebpf::programs::FEntryContext;
 use core::ffi::c_void;
 use core::ptr;
-use wormhole_common::{MEMBER_ENROLLED, OFF_SPLICED, Role, SOCKET_SK, SpliceEvent};
+use wormhole_common::{OFF_SPLICED, Role, SOCKET_SK, SpliceEvent};
 
 #[fentry(function = "tcp_splice_read")]
 pub fn wh_splice(ctx: FEntryContext) -> i32 {
@@ -25,7 +25,7 @@ pub fn wh_splice(ctx: FEntryContext) -> i32 {
         return 0;
     }
     let Some(me) = member(sk) else { return 0 };
-    if me.role > Role::Server as u32 || me.state != MEMBER_ENROLLED {
+    if !is_application(me) {
         return 0;
     }
     let Some(slot) = slot(me.slot) else { return 0 };
