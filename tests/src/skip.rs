@@ -33,6 +33,15 @@ pub fn in_box() -> Result<(), String> {
     if boxed::in_box() { Ok(()) } else { Err("runs only in a box (cargo xtask test --e2e)".to_owned()) }
 }
 
+/// A kernel of the tests' own, whose limits they may change.
+///
+/// # Errors
+/// Why not.
+pub fn own_kernel() -> Result<(), String> {
+    let own = std::env::var_os("WORMHOLE_GUEST").is_some();
+    if own { Ok(()) } else { Err("changes limits of the whole kernel, runs only in a guest (cargo xtask vm-test)".to_owned()) }
+}
+
 /// The engine that all tests share.
 ///
 /// # Errors

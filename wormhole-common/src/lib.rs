@@ -331,10 +331,12 @@ pub enum Count {
     Sockopt = 9,
     /// Sockets of tasks that use io_uring.
     Ring = 10,
+    /// Messages passed by TCP because TCP has little memory left.
+    Memory = 11,
 }
 
 /// How many [`Count`]s there are.
-pub const COUNTS: u32 = 11;
+pub const COUNTS: u32 = 12;
 
 #[cfg(test)]
 mod tests {

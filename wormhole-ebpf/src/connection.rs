@@ -9,6 +9,7 @@ use crate::kernel::{backlog, executable, is_closing, is_drained, uses_ring, writ
 use crate::maps::{
     WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, is_application, make_member, member, side, sides, slot,
 };
+use crate::memory::learn;
 use crate::room::widen;
 use crate::wait::settles;
 use aya_ebpf::bindings::{
@@ -238,6 +239,7 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
         return false;
     }
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTT_CB_FLAG) as i32);
+    learn(sock);
     me.sock = sock;
     me.base = write_seq(sock);
     me.whole = me.base;

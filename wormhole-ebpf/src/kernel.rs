@@ -56,6 +56,20 @@ settings! {
     OFF_WRITE_SEQ: u32 = 0;
     /// `sock.sk_userlocks`, in bits.
     BIT_USERLOCKS: u32 = 0;
+    /// `sock.__sk_common.skc_prot`: what all TCP sockets have in common.
+    OFF_PROTO: u32 = 0;
+    /// `proto.memory_allocated`: where TCP's memory is counted, in pages.
+    OFF_ALLOCATED: u32 = 0;
+    /// `proto.memory_pressure`: where stands whether there is little left.
+    OFF_PRESSURE: u32 = 0;
+    /// `proto.sockets_allocated`: where TCP's sockets are counted.
+    OFF_SOCKETS: u32 = 0;
+    /// `percpu_counter.count`.
+    OFF_COUNT: u32 = 0;
+    /// `sock.sk_wmem_queued`.
+    OFF_WMEM: u32 = 0;
+    /// `proto.sysctl_mem`: where the three limits stand, in pages.
+    OFF_LIMITS: u32 = 0;
     /// `task_struct.signal`.
     OFF_SIGNAL: u32 = 0;
     /// `signal_struct.nr_threads`.
@@ -72,6 +86,8 @@ settings! {
     OFF_DENTRY: u32 = 0;
     /// `dentry.d_name.name`.
     OFF_NAME: u32 = 0;
+    /// Size of a page: 2 to the power of this.
+    PAGE_BITS: u32 = 12;
     /// Bytes in front of a reader at which a sender's messages go by TCP.
     LIMIT: u64 = 1;
 }
@@ -79,9 +95,15 @@ settings! {
 /// Kernel memory that a redirected message costs besides its bytes: a `struct sk_msg` of about 700 bytes.
 pub const MESSAGE_COST: u32 = 768;
 
+/// A field of the structure at `base`.
 #[inline(always)]
-fn read<T>(base: u64, offset: &Global<u32>) -> Option<T> {
-    let at = base.wrapping_add(u64::from(offset.load()));
+pub fn read<T>(base: u64, offset: &Global<u32>) -> Option<T> {
+    read_at(base.wrapping_add(u64::from(offset.load())))
+}
+
+/// What is at an address.
+#[inline(always)]
+pub fn read_at<T>(at: u64) -> Option<T> {
     // SAFETY: the helper reads any address without faulting; what is read is a number and used as one.
     unsafe { bpf_probe_read_kernel(at as *const T) }.ok()
 }
@@ -116,9 +138,8 @@ pub fn has_own_buffer(sock: u64) -> bool {
     /// `SOCK_SNDBUF_LOCK`.
     const SNDBUF: u8 = 1;
     let bit = BIT_USERLOCKS.load();
-    // SAFETY: as in `read`.
-    let locks = unsafe { bpf_probe_read_kernel(sock.wrapping_add(u64::from(bit / 8)) as *const u8) };
-    !locks.is_ok_and(|locks| (locks >> (bit % 8)) & SNDBUF == 0)
+    let locks = read_at::<u8>(sock.wrapping_add(u64::from(bit / 8)));
+    !locks.is_some_and(|locks| (locks >> (bit % 8)) & SNDBUF == 0)
 }
 
 /// True when nothing that was redirected to this socket waits in it, or it is in no map any more.

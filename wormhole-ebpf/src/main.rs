@@ -13,6 +13,8 @@ mod kernel;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod memory;
+#[cfg(target_arch = "bpf")]
 mod message;
 #[cfg(target_arch = "bpf")]
 mod options;

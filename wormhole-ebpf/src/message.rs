@@ -10,12 +10,14 @@
 //!    for some microseconds. Otherwise the message goes by TCP, and that is where the sender sleeps: its send buffer is small
 //!    (`acknowledged` in hold.rs), and wormholed acknowledges the message once it has put it into the receiver's
 //!    queue, when there is room. So one message is carried by the relay, and the next one goes direct again.
-//! 4. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,
+//! 4. Memory: not while TCP has little left (memory.rs).
+//! 5. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
 use crate::kernel::{is_drained, is_owned, is_single, uses_ring, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
+use crate::memory::is_short;
 use crate::room::{WAIT_NS, has_room, makes_room, takes_room};
 use crate::wait::{wait_patiently, wait_until};
 use aya_ebpf::bindings::BPF_F_INGRESS;
@@ -119,6 +121,11 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
         return false;
     }
     waits_its_turn(me, peer);
+    // After all waiting, for others take some meanwhile.
+    if is_short(peer.sock, size) {
+        count(Count::Memory);
+        return false;
+    }
     if !redirect(ctx, peer, socket_key(me.slot, me.generation, me.role ^ 1)) {
         return false;
     }

@@ -3,6 +3,7 @@
 
 use crate::kernel::{backlog, inode, is_drained, is_left_alone};
 use crate::maps::{is_settled, slot};
+use crate::memory::is_short;
 use crate::room::endurance;
 use core::ffi::c_void;
 use wormhole_common::{ASK_ENDURANCE, ASK_INODE, QUESTION_WORDS, Role, SlotSide};
@@ -62,6 +63,8 @@ pub unsafe extern "C" fn wh_reader(ctx: *mut c_void) -> u32 {
     // SAFETY: as above.
     match unsafe { sides(ctx) } {
         Some((mine, _)) if what == ASK_INODE => inode(mine.sock) as u32,
+        // The relay is to put little there then; the kernel has the last word.
+        Some((mine, _)) if what == ASK_ENDURANCE && is_short(mine.sock, 0) => 0,
         Some((mine, _)) if what == ASK_ENDURANCE => endurance(mine.sock).min(u32::MAX.into()) as u32,
         Some((mine, _)) if !is_drained(mine.sock) => backlog(mine.sock).clamp(1, u32::MAX.into()) as u32,
         _ => 0,

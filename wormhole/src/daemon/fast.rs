@@ -63,6 +63,7 @@ impl Fast {
         let named = [
             ("order", Count::Order),
             ("full", Count::Full),
+            ("memory", Count::Memory),
             ("gone", Count::Gone),
             ("no-slot", Count::NoSlot),
             ("no-room", Count::NoRoom),

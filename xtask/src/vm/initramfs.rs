@@ -23,7 +23,7 @@ pub const OURS: &str = "/w";
 
 /// Runs as the first process. The second serial line says to the host how far it came.
 const INIT: &str = r#"#!/bin/sh
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root WORMHOLE_BOX=1 WORMHOLE_PATIENCE=8
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root WORMHOLE_BOX=1 WORMHOLE_GUEST=1 WORMHOLE_PATIENCE=8
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
