@@ -13,6 +13,7 @@ use super::inject::Queue;
 use super::pipes::{Pipe, Pipes};
 use super::socket::acknowledge;
 use crate::fastpath::{Link, Role};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
@@ -307,6 +308,11 @@ impl Pump {
                     put += n;
                     self.bytes += n as u64;
                 }
+                // For want of memory, of which nobody tells when it is there again: there is room.
+                Err(Errno::AGAIN) if self.out == Out::Inject && is_writable(dst) => {
+                    self.queue.overflows();
+                    break;
+                }
                 Err(Errno::AGAIN) => {
                     dst_ready.writable = false;
                     break;
@@ -321,6 +327,13 @@ impl Pump {
         }
         Ok(put)
     }
+}
+
+/// Whether poll(2) says that there is room to send.
+fn is_writable(socket: BorrowedFd<'_>) -> bool {
+    let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Takes what there is into an empty pipe. `None`: go on.
