@@ -46,6 +46,8 @@ pub fn learn(sock: u64) {
 /// True when a message of `size` bytes for `sock` might be refused, or when it cannot be told.
 #[inline(always)]
 pub fn is_short(sock: u64, size: u32) -> bool {
+    /// Sockets that two cpus may have and not have told (`percpu_counter_batch`).
+    const UNCOUNTED: u64 = 64;
     // SAFETY: as above.
     let Places { allocated, pressure, limits, sockets } = unsafe { ptr::read_volatile(&raw const PLACES) };
     let number = |at| read_at::<i64>(at);
@@ -57,7 +59,8 @@ pub fn is_short(sock: u64, size: u32) -> bool {
     if allocated > limit || number(pressure) != Some(0) {
         return true;
     }
-    let (Some(sockets), Some(queued)) = (read::<u64>(sockets, &OFF_COUNT), read::<u32>(sock, &OFF_WMEM)) else { return true };
+    let (Some(sockets), Some(queued)) = (read::<i64>(sockets, &OFF_COUNT), read::<u32>(sock, &OFF_WMEM)) else { return true };
+    let sockets = sockets.max(0) as u64 + UNCOUNTED;
     // What it has in reserve comes to that, and what is cut off.
     let pages = ((backlog(sock) + u64::from(size) + u64::from(queued)) >> (PAGE_BITS.load() & 63)) + 2;
     read_at::<u64>(limits + 2 * 8).is_none_or(|most| 2 * sockets * pages >= most)
