@@ -35,7 +35,7 @@ macro_rules! three_ways {
     )+};
 }
 
-three_ways!(no_call_fails_for_want_of_memory, readers_that_stopped_leave_some_to_others);
+three_ways!(no_call_fails_for_want_of_memory, readers_that_stopped_leave_some_to_others, beyond_the_last_limit_it_goes_on);
 
 fn run(way: Way, case: fn(&Lane)) {
     match skip::own_kernel() {
@@ -148,4 +148,18 @@ fn readers_that_stopped_leave_some_to_others(lane: &Lane) {
         client.write_all(bytes(0, 1 << 20)).unwrap();
         Again(&mut server).read_exact(&mut vec![0; 1 << 20]).unwrap();
     });
+}
+
+/// Beyond the last limit the kernel still takes a packet for a queue that is empty.
+fn beyond_the_last_limit_it_goes_on(lane: &Lane) {
+    let (client, server) = lane.pair();
+    let _limits = Limits::set([1; 3]);
+    for turn in 0..20 {
+        for (mut from, mut to) in [(&client, &server), (&server, &client)] {
+            let mut got = [0; 5000];
+            from.write_all(bytes(turn, got.len())).unwrap();
+            Again(&mut to).read_exact(&mut got).unwrap();
+            assert!(got == bytes(turn, got.len()), "turn {turn}");
+        }
+    }
 }
