@@ -59,26 +59,30 @@ pub fn run(way: Way, case: fn(&Lane)) {
     }
 }
 
-/// Makes three tests of each function `fn case(lane: &Lane)`: `case::direct`, `case::relay`, `case::fast`.
+/// Makes three tests of each function `fn case(lane: &Lane)`: `case::direct`, `case::relay`, `case::fast`. What runs them is
+/// [`run`], or another function of its kind that is named first: `three_ways!(by crate::run: case)`.
 #[macro_export]
 macro_rules! three_ways {
-    ($($case:ident),+ $(,)?) => {$(
+    (by $run:path: $($case:ident),+ $(,)?) => {$(
         mod $case {
-            use $crate::lane::{Way, run};
+            use $crate::lane::Way;
             #[test]
             fn direct() {
-                run(Way::Direct, super::$case);
+                $run(Way::Direct, super::$case);
             }
             #[test]
             fn relay() {
-                run(Way::Relay, super::$case);
+                $run(Way::Relay, super::$case);
             }
             #[test]
             fn fast() {
-                run(Way::Fast, super::$case);
+                $run(Way::Fast, super::$case);
             }
         }
     )+};
+    ($($case:ident),+ $(,)?) => {
+        $crate::three_ways!(by $crate::lane::run: $($case),+);
+    };
 }
 
 impl Lane {

@@ -9,37 +9,23 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 use wormhole_tests::crowd::{Crowd, Door, number};
-use wormhole_tests::lane::{Lane, Way};
+use wormhole_tests::lane::{self, Lane, Way};
 use wormhole_tests::skip;
 use wormhole_tests::talk::Kind;
+use wormhole_tests::three_ways;
 use wormhole_tests::traffic::{Again, bytes};
 
-/// Makes three tests of each, where the kernel is ours.
-macro_rules! three_ways {
-    ($($case:ident),+ $(,)?) => {$(
-        mod $case {
-            use super::{Way, run};
-            #[test]
-            fn direct() {
-                run(Way::Direct, super::$case);
-            }
-            #[test]
-            fn relay() {
-                run(Way::Relay, super::$case);
-            }
-            #[test]
-            fn fast() {
-                run(Way::Fast, super::$case);
-            }
-        }
-    )+};
-}
+three_ways!(
+    by crate::run:
+    no_call_fails_for_want_of_memory,
+    readers_that_stopped_leave_some_to_others,
+    beyond_the_last_limit_it_goes_on,
+);
 
-three_ways!(no_call_fails_for_want_of_memory, readers_that_stopped_leave_some_to_others, beyond_the_last_limit_it_goes_on);
-
+/// Where the kernel is ours.
 fn run(way: Way, case: fn(&Lane)) {
     match skip::own_kernel() {
-        Ok(()) => wormhole_tests::lane::run(way, case),
+        Ok(()) => lane::run(way, case),
         Err(why) => skip::record(&why),
     }
 }

@@ -142,8 +142,8 @@ impl Offsets {
             ("OFF_SOCKETS", btf.offset("proto", &["sockets_allocated"])?),
             ("OFF_COUNT", btf.offset("percpu_counter", &["count"])?),
             ("OFF_WMEM", btf.offset("sock", &["sk_wmem_queued"])?),
-            ("PAGE_BITS", rustix::param::page_size().ilog2()),
             ("OFF_LIMITS", btf.offset("proto", &["sysctl_mem"])?),
+            ("PAGE_BITS", rustix::param::page_size().ilog2()),
             ("OFF_SIGNAL", btf.offset("task_struct", &["signal"])?),
             ("OFF_THREADS", btf.offset("signal_struct", &["nr_threads"])?),
             // Without io_uring there is no such field.
