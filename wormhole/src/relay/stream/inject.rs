@@ -117,7 +117,9 @@ impl Pump {
         lane: Lane<'_>,
         scratch: &mut [u8],
     ) -> Option<Turn> {
-        if self.bytes > WINDOW as u64 && !std::mem::replace(&mut self.queue.narrowed, true) {
+        // Before the kernel has made it large, which may take one read: what is on its way into a large buffer does not fit
+        // into a small one, and is dropped.
+        if self.bytes >= UNSEEN && !std::mem::replace(&mut self.queue.narrowed, true) {
             // Refused without CAP_NET_ADMIN; then more may be on its way, and the sender goes direct later.
             let _ = sockopt::set_socket_recv_buffer_size_force(src, WINDOW);
         }
