@@ -75,7 +75,7 @@ fn a_daemon_that_stops_is_nothing_to_another_one() {
 }
 
 /// The tail of one daemon is the head of another one: both see the sockets in between, and neither takes the other one's
-/// for an application's that does not get its bytes.
+/// for an application's: that one splices, and would get its bytes late, or never.
 #[test]
 fn a_segment_of_one_daemon_leads_to_a_segment_of_another_one() {
     require!(Box);
@@ -94,6 +94,7 @@ fn a_segment_of_one_daemon_leads_to_a_segment_of_another_one() {
         for (room, made) in [(&one, &first), (&two, &second)] {
             let view = room.wait_idle(&made.id);
             assert_eq!(fast::sum(&view, "bytes"), 4 * 2 * (4 + (5 << 20)), "{mode}: {view}");
+            assert_eq!(fast::sum(&view, "direct"), 0, "{mode}: {view}");
             wait_unused(room);
         }
     }

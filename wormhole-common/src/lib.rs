@@ -220,6 +220,11 @@ pub const STREAK: u32 = 32;
 /// And this, that several tasks send.
 pub const SHARED: u32 = u32::MAX;
 
+/// What is known of an executable: heads with a check do not enrol it.
+pub const EXE_SPARED: u32 = 0;
+/// Or no head does.
+pub const EXE_NEVER: u32 = 1;
+
 /// The connection is being set up.
 pub const MEMBER_NEW: u32 = 0;
 /// In the map of sockets, or, for B, about to connect.

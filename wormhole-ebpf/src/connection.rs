@@ -26,8 +26,8 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{
-    Count, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role,
-    SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
+    Count, EXE_NEVER, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member,
+    Refusal, Role, SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
 };
 
 /// What a `sock_ops` program answers when it has nothing to say.
@@ -86,9 +86,18 @@ fn connecting(ctx: &SockOpsContext) {
     // SAFETY: no arguments; an address as a number.
     } else if uses_ring(unsafe { bpf_get_current_task() }) {
         refuse(me, Refusal::Ring, Count::Ring);
-    // SAFETY: nobody changes a value of this map in place.
-    } else if head & HEAD_CHECKS != 0 && unsafe { WH_EXES.get(&executable()) }.is_some() {
+    } else if is_kept_off(head) {
         refuse(me, Refusal::Executable, Count::Executable);
+    }
+}
+
+/// Whether the executable that connects to this head is not to be enrolled.
+#[inline(always)]
+fn is_kept_off(head: u32) -> bool {
+    // SAFETY: nobody changes a value of this map in place.
+    match unsafe { WH_EXES.get(&executable()) } {
+        Some(known) => head & HEAD_CHECKS != 0 || *known == EXE_NEVER,
+        None => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The fast path as the daemon sees it: loaded or not, why, and what it has done.
 
 use super::Settings;
-use crate::fastpath::{Count, Fastpath, SelfTest, Tuning, self_test};
+use crate::fastpath::{Count, Fastpath, SelfTest, Tuning, WORMHOLED, self_test};
 use crate::model::{FastpathView, Mode, PairsView, ProbeView};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities};
 use std::sync::Arc;
@@ -123,10 +123,11 @@ fn load(settings: &Settings) -> Result<Loaded, String> {
         let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
         format!("{error}{}{}", missing(), locked(&lockdown))
     })?;
-    for name in &settings.fastpath_except {
+    // Before any executable is kept off: its client is this very process.
+    let tested = self_test(&fastpath);
+    for name in settings.fastpath_except.iter().map(String::as_str).chain([WORMHOLED]) {
         fastpath.spare(name);
     }
-    let tested = self_test(&fastpath);
     Ok(Loaded { fastpath, tested })
 }
 

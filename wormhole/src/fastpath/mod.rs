@@ -41,9 +41,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use sys::{Question, Table};
-use wormhole_common::{COUNTS, ExeName, HeadAddr, HeadPort, Member, Token, Tuple};
+use wormhole_common::{COUNTS, EXE_NEVER, EXE_SPARED, ExeName, HeadAddr, HeadPort, Member, Token, Tuple};
 pub use wormhole_common::{Count, Refusal, Role};
 use wormhole_common::{TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED};
+
+/// The name of the daemon's executable.
+pub const WORMHOLED: &str = "wormholed";
 
 /// The loaded programs and their maps. When the last clone of the `Arc` goes, everything is detached and freed.
 #[derive(Debug)]
@@ -188,7 +191,8 @@ impl Fastpath {
 
     /// Heads with a check do not enrol `name` from now on.
     pub fn spare(&self, name: &str) {
-        if let Err(error) = self.exes.set(&exe_name(name), 0) {
+        let known = if is_wormholed(name) { EXE_NEVER } else { EXE_SPARED };
+        if let Err(error) = self.exes.set(&exe_name(name), known) {
             tracing::warn!(%error, name, "an executable could not be kept off the fast path");
         }
     }
@@ -262,6 +266,12 @@ fn words(ip: IpAddr) -> [u32; 4] {
         *word = u32::from_ne_bytes(*bytes);
     }
     words
+}
+
+/// True for another wormholed, which reads sockets by splice(2) as this one does: one daemon's head may be where another
+/// one's tail leads to, and neither socket is an application's.
+fn is_wormholed(name: &str) -> bool {
+    name == WORMHOLED
 }
 
 /// A base name as the programs compare it: cut off so that a zero follows.

@@ -156,11 +156,12 @@ impl Segment {
         Ok(())
     }
 
-    /// Whoever listens at the tail, where the executable decides about the fast path.
+    /// Whoever listens at the tail, where that decides about the fast path.
     async fn server(&self, site: &Site, addr: &TargetAddr) -> Option<Arc<Server>> {
         let owners = self.context.relays.owners.as_ref()?;
         let TargetAddr::Inet(addrs) = addr else { return None };
-        if self.spec.tail.proto != Proto::Tcp || self.route.options.fastpath != Mode::Auto {
+        let mode = self.route.options.fastpath;
+        if self.spec.tail.proto != Proto::Tcp || mode == Mode::Off {
             return None;
         }
         let known = match &**self.route.tail() {
@@ -169,7 +170,7 @@ impl Segment {
         };
         match known {
             Some(known) => Some(known),
-            None => Some(owners.server(site.namespace.clone(), addrs.clone()).await),
+            None => Some(owners.server(site.namespace.clone(), addrs.clone(), mode).await),
         }
     }
 

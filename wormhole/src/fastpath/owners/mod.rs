@@ -1,4 +1,5 @@
-//! Who listens at the tails: in `auto` a server whose executable reads sockets by splice(2) must not be enrolled. The
+//! Who listens at the tails: a server whose executable reads sockets by splice(2) must not be enrolled in `auto`, and
+//! another wormholed never. The
 //! programs ask that of clients, in whose connect they run. A connection is accepted in nobody's context, so of servers
 //! it is known beforehand: who listens is found out when a tail is set, looked at again from time to time, and a
 //! connection only reads the verdict.
@@ -6,7 +7,8 @@
 mod holders;
 mod listening;
 
-use super::{Fastpath, Why};
+use super::{Fastpath, Why, is_wormholed};
+use crate::model::Mode;
 use crate::netns::Namespace;
 use arc_swap::ArcSwap;
 use holders::Holder;
@@ -48,6 +50,8 @@ enum Verdict {
 /// Whoever listens at a tail.
 #[derive(Debug)]
 pub struct Server {
+    /// Whatever it is, unless it is another wormholed.
+    any: bool,
     namespace: Namespace,
     addrs: Vec<SocketAddr>,
     verdict: ArcSwap<Verdict>,
@@ -84,6 +88,7 @@ impl Server {
         match &**self.verdict.load() {
             Verdict::Free => None,
             Verdict::Spared(exe) => Some(Why::ServerSpared(Arc::clone(exe))),
+            _ if self.any => None,
             Verdict::Ring => Some(Why::ServerRing),
             Verdict::Unknown => {
                 self.wake.notify_one();
@@ -116,7 +121,7 @@ impl Server {
     pub fn keep_off(&self, exe: &str) {
         let mut seen = self.seen();
         // A head of ours hands on to somebody, who may be another one the next time.
-        if seen.holders.iter().flatten().any(|holder| holder.pid != std::process::id()) {
+        if !self.any && seen.holders.iter().flatten().any(|holder| holder.pid != std::process::id()) {
             seen.spliced = Some(exe.into());
         }
     }
@@ -142,7 +147,7 @@ impl Server {
             // The programs will not see it either.
             Verdict::Free
         } else {
-            judge(&seen.holders, std::process::id(), |exe| fastpath.is_spared(exe))
+            judge(&seen.holders, std::process::id(), |exe| if self.any { is_wormholed(exe) } else { fastpath.is_spared(exe) })
         };
         if **self.verdict.load() != verdict {
             tracing::debug!(addrs = ?self.addrs, ?verdict, "who listens at a tail");
@@ -177,8 +182,9 @@ impl Owners {
     }
 
     /// Whoever listens at these addresses, looked at once; again by [`Owners::follow`] for as long as it is held.
-    pub async fn server(self: &Arc<Self>, namespace: Namespace, addrs: Vec<SocketAddr>) -> Arc<Server> {
+    pub async fn server(self: &Arc<Self>, namespace: Namespace, addrs: Vec<SocketAddr>, mode: Mode) -> Arc<Server> {
         let server = Arc::new(Server {
+            any: mode == Mode::On,
             namespace,
             addrs,
             verdict: ArcSwap::from_pointee(Verdict::Unknown),
