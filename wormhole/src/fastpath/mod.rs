@@ -189,7 +189,7 @@ impl Fastpath {
         names
     }
 
-    /// Heads with a check do not enrol `name` from now on.
+    /// Heads with a check do not enrol `name` from now on; another wormholed no head does.
     pub fn spare(&self, name: &str) {
         let known = if is_wormholed(name) { EXE_NEVER } else { EXE_SPARED };
         if let Err(error) = self.exes.set(&exe_name(name), known) {

@@ -1,8 +1,7 @@
 //! Who listens at the tails: a server whose executable reads sockets by splice(2) must not be enrolled in `auto`, and
-//! another wormholed never. The
-//! programs ask that of clients, in whose connect they run. A connection is accepted in nobody's context, so of servers
-//! it is known beforehand: who listens is found out when a tail is set, looked at again from time to time, and a
-//! connection only reads the verdict.
+//! another wormholed never. The programs ask that of clients, in whose connect they run. A connection is accepted in
+//! nobody's context, so of servers it is known beforehand: who listens is found out when a tail is set, looked at again
+//! from time to time, and a connection only reads the verdict.
 
 mod holders;
 mod listening;
