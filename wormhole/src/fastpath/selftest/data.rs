@@ -81,7 +81,6 @@ pub fn splice(rig: &Rig<'_>) -> io::Result<Seen> {
     let Joined { mut client, server, link, near: _near, far: _far } = rig.join()?;
     let me = std::env::current_exe().ok();
     let me = me.as_deref().and_then(std::path::Path::file_name).unwrap_or_default().to_string_lossy();
-    let was_spared = rig.fastpath.is_spared(&me);
     client.write_all(b"spliced")?;
     server.set_nonblocking(true)?;
     let (from_pipe, to_pipe) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -89,9 +88,8 @@ pub fn splice(rig: &Rig<'_>) -> io::Result<Seen> {
     drop(from_pipe);
     let noticed = link.pair().spliced() == Some(Role::Server);
     let told = rig.fastpath.early_splices().iter().any(|exe| me.starts_with(exe.as_str()));
-    if !was_spared {
-        rig.fastpath.unspare(&me);
-    }
+    // Nothing was kept off before the self-test.
+    rig.fastpath.unspare(&me);
     rig.fastpath.tells.store(noticed && told, Relaxed);
     let detail = match (moved, noticed && told, rig.fastpath.blind()) {
         (Ok(7), ..) => return Ok(Seen { passed: true, detail: "splice(2) sees redirected bytes".to_owned() }),
