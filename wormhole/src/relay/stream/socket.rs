@@ -25,11 +25,21 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// # Errors
 /// The kernel's answer to the first option that was refused.
 pub fn prepare_tcp(fd: BorrowedFd<'_>, options: &RelayOptions) -> Result<(), Errno> {
+    prepare(fd, options, options.keepalive)
+}
+
+/// The same for a socket that leads to `addr`. Nobody vanishes without FIN behind the loopback, so there is no keepalive
+/// there, which is four system calls for each connection.
+fn prepare_tail(fd: BorrowedFd<'_>, addr: SocketAddr, options: &RelayOptions) -> Result<(), Errno> {
+    prepare(fd, options, options.keepalive.filter(|_| !addr.ip().to_canonical().is_loopback()))
+}
+
+fn prepare(fd: BorrowedFd<'_>, options: &RelayOptions, keepalive: Option<Duration>) -> Result<(), Errno> {
     sockopt::set_tcp_nodelay(fd, true)?;
     sockopt::set_socket_linger(fd, Some(Duration::ZERO))?;
     // Urgent data arrives in band; without this its byte would be lost.
     sockopt::set_socket_oobinline(fd, true)?;
-    if let Some(first) = options.keepalive {
+    if let Some(first) = keepalive {
         sockopt::set_socket_keepalive(fd, true)?;
         sockopt::set_tcp_keepidle(fd, first.max(Duration::from_secs(1)))?;
         sockopt::set_tcp_keepintvl(fd, first.clamp(Duration::from_secs(1), KEEPALIVE_INTERVAL))?;
@@ -101,7 +111,7 @@ pub fn addresses(addr: &TargetAddr) -> usize {
 fn connect_inet(target: &Target, addr: SocketAddr, link: Option<&Link>, options: &RelayOptions) -> Result<Attempt, Errno> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = make(target, family)?;
-    prepare_tcp(fd.as_fd(), options)?;
+    prepare_tail(fd.as_fd(), addr, options)?;
     // Not announced, the server is not found, and the connection is relayed.
     if let Some(Err(error)) = link.map(|link| link.announce(fd.as_fd())) {
         tracing::debug!(%error, "a connection could not be announced to the fast path");
@@ -164,4 +174,29 @@ pub fn peer_name(fd: BorrowedFd<'_>) -> String {
         return inet.to_string();
     }
     SocketAddrUnix::try_from(any).ok().and_then(|unix| unix.path().map(|p| p.to_string_lossy().into_owned())).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_elsewhere_is_kept_alive() {
+        for (addr, kept) in [
+            ("192.0.2.1:80", true),
+            ("[2001:db8::1]:80", true),
+            ("[::ffff:192.0.2.1]:80", true),
+            ("127.0.0.2:80", false),
+            ("[::1]:80", false),
+            ("[::ffff:127.0.0.1]:80", false),
+        ] {
+            let addr: SocketAddr = addr.parse().unwrap();
+            let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
+            prepare_tail(socket.as_fd(), addr, &RelayOptions::default()).unwrap();
+            assert_eq!(sockopt::socket_keepalive(&socket).unwrap(), kept, "{addr}");
+            assert!(sockopt::tcp_nodelay(&socket).unwrap());
+        }
+    }
 }
