@@ -68,7 +68,8 @@ impl Setting {
         let few = ["size64", "size4k", "size64k", "size64k_cpu", "size1m", "one64k", "one64k_cpu"];
         let all_sizes = self == Self::Host && !quick;
         match self {
-            Self::Unrelated => ["conn1", "size64k"].contains(&column.id),
+            // On one cpu, where the scheduler has no say: the difference looked for is small.
+            Self::Unrelated => ["conn1", "one64k"].contains(&column.id),
             Self::Into if column.group == columns::APPS => false,
             // The share of bytes is told beside the speed, and costs nothing.
             _ => all_sizes || !["sizes", "onecpu"].contains(&column.group) || few.contains(&column.id),

@@ -31,7 +31,7 @@ static TARGETS: &[Target] = &[
     Target { settings: &[Host], columns: &["conn"], against: HAPROXY, factor: 1.0 },
     Target { settings: &[Host, Between], columns: &["apps"], against: DIRECT, factor: 1.0 },
     Target { settings: &[Between, Into], columns: &["rtt1", "rtt2", "sizes", "early64k", "apps"], against: BRIDGE, factor: 1.0 },
-    Target { settings: &[Unrelated], columns: &["conn1", "size64k"], against: DIRECT, factor: 1.0 },
+    Target { settings: &[Unrelated], columns: &["conn1", "one64k"], against: DIRECT, factor: 1.0 },
 ];
 
 /// One target in one column.
