@@ -9,6 +9,8 @@ pub const RCVLOWAT: (i32, i32) = (libc::SOL_SOCKET, libc::SO_RCVLOWAT);
 pub const ZEROCOPY: (i32, i32) = (libc::SOL_SOCKET, libc::SO_ZEROCOPY);
 /// TCP_FASTOPEN_CONNECT: connect() waits for the first write, whose data goes with the SYN.
 pub const FASTOPEN_CONNECT: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT);
+/// TCP_DEFER_ACCEPT: a listener's connections are there only when something has come, or after so many seconds.
+pub const DEFER_ACCEPT: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT);
 /// TCP_ULP: the name of a protocol on top, such as `tls`.
 pub const ULP: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_ULP);
 

@@ -159,7 +159,7 @@ pub struct Member {
     pub state: u32,
     /// Address of the kernel's `tcp_sock`.
     pub sock: u64,
-    /// Its `write_seq` when it was enrolled: what was sent by TCP since then is counted from here, modulo 2^32.
+    /// `write_seq` before its first byte: what was sent by TCP is counted from here, modulo 2^32.
     pub base: u32,
     /// What `write_seq` will be when the message that was last let through has been given to TCP as a whole.
     pub whole: u32,
@@ -244,7 +244,7 @@ pub struct SlotSide {
     pub unread: u8,
     /// 1 when the application used splice(2) on it. Program, or the watchdog.
     pub spliced: u8,
-    /// Not 0 when nothing that this side sends shall be redirected any more: one of the `OFF_` constants. Program.
+    /// Not 0 when nothing that this side sends shall be redirected any more: one of the `OFF_` constants. Program, or userspace.
     pub off: u8,
     /// Address of the kernel's `tcp_sock`, for a look at its backlog. Program.
     pub sock: u64,
@@ -268,6 +268,8 @@ pub struct SlotSide {
 pub const OFF_SPLICED: u8 = 1;
 /// This side sends by io_uring.
 pub const OFF_RING: u8 = 2;
+/// The first bytes of this side were handed on by TCP, because the other was not enrolled: so are the others.
+pub const OFF_PLAIN: u8 = 3;
 
 /// Set in [`SlotSide::queued`]: the socket leaves the map, and nothing more may be put into its queue.
 pub const LEFT: u64 = 1 << 63;

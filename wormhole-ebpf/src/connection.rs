@@ -66,21 +66,32 @@ fn connecting(ctx: &SockOpsContext) {
     (tuple.remote, tuple.remote_port) = local(ctx);
     (tuple.local, tuple.local_port) = remote(ctx);
     if let Some(me) = member(sk) {
-        me.tuple = tuple;
         if me.role == Role::ToServer as u32 {
+            me.tuple = tuple;
             announce(ctx, sk, me);
             return;
         }
-        // A socket that is connected for the second time.
-        me.state = MEMBER_NEW;
+        // A socket that is connected for the second time: what was redirected to it before is no part of this connection.
+        if me.sock != 0 {
+            take_out(me);
+        }
+        *me = Member { role: Role::Client as u32, state: MEMBER_REFUSED, tuple, ..Member::default() };
     }
     let Some(head) = head_of(&tuple) else { return };
     if head & HEAD_OFF != 0 {
         return;
     }
+    // SAFETY: the helper gives null or the same socket.
+    let sock = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
+    if sock == 0 {
+        return;
+    }
     let mut fresh = Member { role: Role::Client as u32, tuple, ..Member::default() };
     let Some(me) = make_member(sk, &mut fresh) else { return };
     watch(ctx);
+    me.state = MEMBER_NEW;
+    // Behind the SYN. The bytes that it may carry (TCP Fast Open) went by TCP, and are injected.
+    me.base = write_seq(sock).wrapping_add(1);
     if is_mptcp(sk) {
         refuse(me, Refusal::Mptcp, Count::Mptcp);
     // SAFETY: no arguments; an address as a number.
@@ -134,6 +145,10 @@ fn head_of(tuple: &Tuple) -> Option<u32> {
     if let Some(value) = unsafe { WH_HEADS.get(&head) } {
         return Some(*value);
     }
+    // One on any address. But the port of another machine is none of its own.
+    if !is_here(tuple) {
+        return None;
+    }
     if is_ipv4(&tuple.local) {
         head.addr = [0, 0, MAPPED, 0];
         if let Some(value) = unsafe { WH_HEADS.get(&head) } {
@@ -142,6 +157,15 @@ fn head_of(tuple: &Tuple) -> Option<u32> {
     }
     head.addr = [0; 4];
     unsafe { WH_HEADS.get(&head) }.copied()
+}
+
+/// Whether a connection leads to an address of its own namespace. From there it begins at the same address, unless
+/// somebody has chosen another one; that one is relayed.
+#[inline(always)]
+fn is_here(tuple: &Tuple) -> bool {
+    let Tuple { local, remote, .. } = tuple;
+    let loopback = if is_ipv4(local) { local[3].to_ne_bytes()[0] == 127 } else { *local == [0, 0, 0, 1u32.to_be()] };
+    loopback || local == remote
 }
 
 #[inline(always)]
@@ -250,8 +274,10 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTT_CB_FLAG) as i32);
     learn(sock);
     me.sock = sock;
-    me.base = write_seq(sock);
-    me.whole = me.base;
+    me.whole = write_seq(sock);
+    if me.role == Role::Server as u32 {
+        me.base = me.whole;
+    }
     me.state = MEMBER_ENROLLED;
     // SAFETY: the context is the kernel's.
     unsafe { widen(me, ctx.ops.cast()) };
@@ -317,9 +343,14 @@ fn leave(me: &Member) {
         return;
     }
     // SAFETY: as above.
-    if !unsafe { replace(&raw mut mine.queued, queued, queued | LEFT) } {
-        return;
+    if unsafe { replace(&raw mut mine.queued, queued, queued | LEFT) } {
+        take_out(me);
     }
+}
+
+/// Takes the socket out of the map, and what is in its queue with it.
+#[inline(always)]
+fn take_out(me: &Member) {
     let mut key = socket_key(me.slot, me.generation, me.role);
     // SAFETY: a map of sockets and a key of its size. That it is not there any more is as good.
     let _ = unsafe { bpf_map_delete_elem((&raw const WH_SOCKS).cast_mut().cast(), ptr::from_mut(&mut key).cast()) };

@@ -57,7 +57,7 @@ pub fn wh_msg(ctx: SkMsgContext) -> u32 {
 fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut SlotSide) -> u32 {
     // SAFETY: no arguments; an address as a number.
     let task = unsafe { bpf_get_current_task() };
-    if me.sender != task || me.streak % STREAK == 0 {
+    if mine.generation == me.generation && (me.sender != task || me.streak % STREAK == 0) {
         note_ring(task, mine);
     }
     note_sender(me, task);

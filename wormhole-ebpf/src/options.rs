@@ -5,6 +5,7 @@
 //! And takes notice when an application sets its own send buffer: it is not ours to change any more. A server's socket, which
 //! has been accepted by then, is widened (room.rs).
 
+use crate::kernel::PAGE_BITS;
 use crate::maps::{count, is_application, member};
 use crate::room::widen;
 use aya_ebpf::macros::cgroup_sockopt;
@@ -44,8 +45,13 @@ pub fn wh_setsockopt(ctx: SockoptContext) -> i32 {
         // SAFETY: in this program the helpers want the socket.
         unsafe { widen(me, sk.cast()) };
     }
-    // SAFETY: the context is the kernel's. 0: the value is taken from the caller's memory as it stands there; what was
-    // copied for us is cut off at a page.
-    unsafe { (*ctx.sockopt).optlen = 0 };
+    // SAFETY: the context is the kernel's.
+    let length = unsafe { (*ctx.sockopt).optlen };
+    // What was copied for programs is cut off at a page. 0: the value is taken from the caller's memory as it stands there.
+    // Not for shorter ones, which another program may have changed.
+    if length > 0 && length >> (PAGE_BITS.load() & 31) != 0 {
+        // SAFETY: as above.
+        unsafe { (*ctx.sockopt).optlen = 0 };
+    }
     ALLOW
 }

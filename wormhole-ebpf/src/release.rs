@@ -23,12 +23,12 @@ pub fn wh_release(ctx: SockContext) -> i32 {
     let Some((mine, peer)) = sides(me) else { return GO_ON };
     // What comes from now on comes by TCP, and the kernel answers it with a reset.
     // SAFETY: an aligned field of the slot, which only atomic operations change.
-    if unsafe { fetch_or(&raw mut mine.queued, LEFT) } & LEFT != 0 {
-        return GO_ON;
+    if unsafe { fetch_or(&raw mut mine.queued, LEFT) } & LEFT == 0 {
+        me.closing = 1;
+        // What arrives later than this is noticed when the state changes, if it is in time for that.
+        settles(me, mine, peer);
     }
-    me.closing = 1;
-    // What arrives later than this is noticed when the state changes, if it is in time for that.
-    settles(me, mine, peer);
+    // Also of one that is about to leave the map, or has left it and has nothing there.
     if !is_drained(me.sock) {
         mine.unread = 1;
     }

@@ -48,6 +48,14 @@ pub enum LoadError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It is not known how many values a counter has.
+    #[error("cannot tell how many cpus there may be: {path}: {source}")]
+    Cpus {
+        /// Where the kernel says so.
+        path: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
     /// There is nothing to attach to.
     #[error("no cgroup v2 is mounted (looked for {MOUNTS}); mount one: mount -t cgroup2 none /sys/fs/cgroup")]
     NoCgroup,
@@ -212,7 +220,7 @@ impl Fastpath {
                 backlog: question(&mut ebpf, "wh_backlog")?,
                 quiet: question(&mut ebpf, "wh_quiet")?,
                 reader: question(&mut ebpf, "wh_reader")?,
-                cpus: aya::util::nr_cpus().map_or(1, |cpus| cpus),
+                cpus: aya::util::nr_cpus().map_err(|(path, source)| LoadError::Cpus { path, source })?,
                 pairs: Mutex::default(),
                 heads_of: Mutex::new(HashMap::new()),
                 totals: Totals::default(),

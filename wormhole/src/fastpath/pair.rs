@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use wormhole_common::{
-    ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_RING, QUESTION_WORDS, Role, socket_key,
+    ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_PLAIN, OFF_RING, OFF_SPLICED, QUESTION_WORDS, Role,
+    socket_key,
 };
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
@@ -114,7 +115,7 @@ impl Pair {
         let sides = (self.side(role), self.fastpath.slots.side(self.slot, 1 - role.side()));
         if let (Some(mine), Some(peer)) = sides {
             mine.set_spliced();
-            peer.set_off();
+            peer.set_off(OFF_SPLICED);
         }
     }
 
@@ -196,15 +197,43 @@ impl Link {
         };
         // One that uses splice(2) gets all by TCP, but not past redirected bytes: those are lost, and it will be reset.
         let by_tcp = |peer: Side<'_>| peer.spliced() != 0 && self.pair.redirected(role) == 0;
-        if !ours || peer.is_none_or(|peer| peer.enrolled() == 0 || by_tcp(peer)) {
+        if !ours {
             return false;
         }
+        let injects = peer.is_some_and(|peer| peer.enrolled() != 0 && !by_tcp(peer)) && self.opens_door(role, fd);
+        if !injects && let Some(sender) = self.pair.fastpath.slots.side(self.pair.slot, 1 - role.side()) {
+            // The other may be enrolled a moment later, and must not get anything past what goes by TCP now.
+            sender.set_off(OFF_PLAIN);
+        }
+        injects
+    }
+
+    /// Puts our socket into the map, through which bytes come into the queue of the application in `role`.
+    fn opens_door(&self, role: Role, fd: BorrowedFd<'_>) -> bool {
         let sender = if role == Role::Client { Role::ToClient } else { Role::ToServer };
         let Pair { slot, generation, .. } = *self.pair;
         let key = socket_key(slot, generation, sender as u32);
         // The server's socket was told at its connect.
         let kept = sender == Role::ToServer || self.keep(fd, sender).is_ok();
         kept && self.pair.fastpath.sockets.set(&key, fd.as_raw_fd().unsigned_abs()).is_ok()
+    }
+
+    /// Takes our socket that leads to the application in `role` out of the map: what is sent on it goes by TCP from now on, and
+    /// so does all that its sender sends. Only when nothing waits there that was redirected, or the order would be lost; false then.
+    ///
+    /// Nothing can be on its way there either while the relay holds bytes that were not put there.
+    pub fn closes_door(&self, role: Role) -> bool {
+        if self.pair.redirected(role) != 0 {
+            return false;
+        }
+        let Pair { slot, generation, .. } = *self.pair;
+        if let Some(sender) = self.pair.fastpath.slots.side(slot, 1 - role.side()) {
+            sender.set_off(OFF_PLAIN);
+        }
+        let door = if role == Role::Client { Role::ToClient } else { Role::ToServer };
+        // One that is not there any more is as good.
+        let _ = self.pair.fastpath.sockets.remove(&socket_key(slot, generation, door as u32));
+        true
     }
 
     /// Bytes that wait in front of the application in `role`.

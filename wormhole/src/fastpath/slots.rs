@@ -6,7 +6,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
-use wormhole_common::{LEFT, OFF_SPLICED, Slot, SlotSide};
+use wormhole_common::{LEFT, Slot, SlotSide};
 
 /// The array of slots.
 #[derive(Debug)]
@@ -90,10 +90,10 @@ impl Side<'_> {
         unsafe { AtomicU8::from_ptr(&raw mut (*self.at).spliced) }.swap(1, Release) == 0
     }
 
-    /// Nothing more goes straight to the other side.
-    pub fn set_off(self) {
+    /// Nothing more goes straight to the other side; `why` is one of the `OFF_` constants. The first reason stays.
+    pub fn set_off(self, why: u8) {
         // SAFETY: as above.
-        unsafe { AtomicU8::from_ptr(&raw mut (*self.at).off) }.store(OFF_SPLICED, Release);
+        let _ = unsafe { AtomicU8::from_ptr(&raw mut (*self.at).off) }.compare_exchange(0, why, Release, Relaxed);
     }
 
     /// Says that the relay is at it on this cpu, or with `None` that it is not.

@@ -60,8 +60,10 @@ pub struct Conn {
     pub link: Result<Link, Why>,
     /// Why its server is not to be enrolled.
     pub no_server: Option<Why>,
-    /// What went past the relay when a deadline last asked.
-    seen: u64,
+    /// When to look at a receiver's queue that was full.
+    pub look: Option<Instant>,
+    /// What went past the relay, and what waited in front of the applications, when a deadline last asked.
+    seen: (u64, u64),
     head: OwnedFd,
     tail: Option<OwnedFd>,
     head_ready: Ready,
@@ -107,7 +109,8 @@ impl Conn {
             active: now,
             link,
             no_server: None,
-            seen: 0,
+            look: None,
+            seen: (0, 0),
             head,
             tail: None,
             head_ready,
@@ -261,10 +264,11 @@ impl Conn {
         self.advance(tools)
     }
 
-    /// True when bytes went past the relay since the last call.
-    pub fn went_direct(&mut self) -> bool {
+    /// True when bytes went past the relay, or were read that it had put into a queue, since the last call.
+    pub fn went_past(&mut self) -> bool {
         let direct = self.direct();
-        let now = direct.to_tail + direct.to_head;
+        let waiting = |link: &Link| link.waiting(Role::Client) + link.waiting(Role::Server);
+        let now = (direct.to_tail + direct.to_head, self.link.as_ref().map_or(0, waiting));
         std::mem::replace(&mut self.seen, now) != now
     }
 
@@ -305,7 +309,7 @@ impl Conn {
         fd.and_then(|fd| sockopt::socket_error(fd).ok()).and_then(Result::err).unwrap_or(Errno::CONNRESET)
     }
 
-    /// True while bytes are here that were read and not written yet.
+    /// True while bytes are here that were read, or looked at, and not written yet.
     pub fn is_stuck(&self) -> bool {
         self.to_tail.is_stuck() || self.to_head.is_stuck()
     }

@@ -4,16 +4,17 @@
 //! kept waiting for an acknowledgement, and gets it when that is so: bytes are looked at first, put into the queue,
 //! published, and only then taken from the socket and acknowledged.
 
-use super::pump::{Lane, Pump, Ready, Turn, not_read};
+use super::pump::{Lane, Out, Pump, Ready, Turn, not_read};
 use super::socket::acknowledge;
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 use std::time::{Duration, Instant};
 
-/// How soon a look is taken again at a queue that is full: at first, and when it does not shrink.
+/// How soon a look is taken again at a queue that is full: at first, when it shrinks slowly, and when it does not shrink.
 const FIRST: Duration = Duration::from_micros(50);
 const LATER: Duration = Duration::from_millis(10);
+const LAST: Duration = Duration::from_millis(40);
 
 /// Receive buffer of a socket whose bytes are injected, in bytes: little is to be on its way when the sender goes direct.
 const WINDOW: usize = 128 * 1024;
@@ -37,11 +38,13 @@ pub struct Queue {
     narrowed: bool,
     /// The sender's socket was taken out of the map.
     alone: bool,
+    /// The kernel had no memory for what was last to be put there.
+    starved: bool,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { full: None, room: UNSEEN, seen: None, pause: Duration::ZERO, narrowed: false, alone: false }
+        Self { full: None, room: UNSEEN, seen: None, pause: Duration::ZERO, narrowed: false, alone: false, starved: false }
     }
 }
 
@@ -58,7 +61,7 @@ impl Queue {
 
     /// The kernel had no memory for more.
     pub fn overflows(&mut self) {
-        self.full = Some(LATER);
+        (self.full, self.starved) = (Some(LATER), true);
     }
 
     /// True when bytes may be put there now.
@@ -95,15 +98,15 @@ impl Queue {
             (self.seen, self.pause) = (None, Duration::ZERO);
             return None;
         }
-        let guess = match self.seen {
+        let (guess, most) = match self.seen {
             Some((before, at)) if before > waiting => {
                 let speed = (before - waiting) as f64 / now.saturating_duration_since(at).as_secs_f64().max(1e-6);
-                Duration::try_from_secs_f64((waiting - low) as f64 / speed).unwrap_or(LATER)
+                (Duration::try_from_secs_f64((waiting - low) as f64 / speed).unwrap_or(LATER), LATER)
             }
-            _ => self.pause * 2,
+            _ => (self.pause * 2, LAST),
         };
         self.seen = Some((waiting, now));
-        self.pause = guess.clamp(FIRST, LATER);
+        self.pause = guess.clamp(FIRST, most);
         Some(self.pause)
     }
 }
@@ -143,6 +146,9 @@ impl Pump {
             Ok(put) => put,
             Err(e) => return Some(Turn::WriteFailed(e)),
         };
+        if put == 0 && self.gives_up(lane) {
+            return None;
+        }
         self.queue.put(put);
         lane.link.publish(lane.to, self.bytes);
         if lane.link.let_go(lane.to) {
@@ -162,6 +168,19 @@ impl Pump {
             src_ready.readable = src_ready.exact;
         }
         None
+    }
+}
+
+impl Pump {
+    /// Goes on by TCP for good when the kernel has no memory for a redirected message although the receiver has read all: TCP
+    /// gives an empty queue a packet however little there is. True when that is so.
+    pub(super) fn gives_up(&mut self, lane: Lane<'_>) -> bool {
+        if !std::mem::take(&mut self.queue.starved) || !lane.link.closes_door(lane.to) {
+            return false;
+        }
+        self.queue.full = None;
+        self.out = Out::Plain;
+        true
     }
 }
 
@@ -204,8 +223,10 @@ mod tests {
         let (mut queue, start) = (Queue::default(), Instant::now());
         let pauses: Vec<_> = (0..12).map(|_| queue.look(4000, 2000, start).unwrap()).collect();
         assert!(pauses.is_sorted());
-        assert_eq!((pauses[0], pauses[1], pauses[11]), (FIRST, FIRST * 2, LATER));
+        assert_eq!((pauses[0], pauses[1], pauses[11]), (FIRST, FIRST * 2, LAST));
+        assert_eq!(queue.look(4000, 2000, start), Some(LAST));
+        assert_eq!(queue.look(4000, 2000, start), Some(LAST), "never later than that");
         assert_eq!(queue.look(3000, 2999, start + after(1)), Some(FIRST), "it shrank fast: soon");
-        assert_eq!(queue.look(2999, 0, start + Duration::from_secs(9)), Some(LATER), "never later than that");
+        assert_eq!(queue.look(2999, 0, start + Duration::from_secs(9)), Some(LATER), "it shrinks: not later than that");
     }
 }

@@ -68,7 +68,7 @@ pub struct Lane<'a> {
 
 /// How bytes are handed to the receiver; decided at the first one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Out {
+pub(super) enum Out {
     #[default]
     Undecided,
     /// By TCP, or a unix socket.
@@ -100,7 +100,7 @@ pub struct Pump {
     pipe: Option<Pipe>,
     /// Both ends can be spliced, and the last reads came back full.
     streaming: bool,
-    out: Out,
+    pub(super) out: Out,
     pub(super) queue: Queue,
     /// What was read and not written yet.
     stuck: Option<Stuck>,
@@ -125,9 +125,9 @@ impl Pump {
         self.ended && !std::mem::replace(&mut self.handed_on, self.ended)
     }
 
-    /// True while something was read and not written yet.
+    /// True while something was read, or waits to be read until there is room for it, and was not written yet.
     pub fn is_stuck(&self) -> bool {
-        self.stuck.is_some() || self.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty())
+        self.stuck.is_some() || self.queue.full().is_some() || self.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty())
     }
 
     /// Takes the next turn for one of a stream.
@@ -293,6 +293,9 @@ impl Pump {
         }
         let put = self.send(dst, dst_ready, data)?;
         if let Some(lane) = injects {
+            if put == 0 && self.gives_up(lane) {
+                return self.send(dst, dst_ready, data);
+            }
             self.queue.put(put);
             lane.link.publish(lane.to, self.bytes);
         }

@@ -52,7 +52,7 @@ pub struct Worker {
     /// Connections that used up their turn.
     again: Vec<(u32, u32)>,
     /// Connections whose receiver's redirected queue was full, and when to look again.
-    full: HashMap<(u32, u32), Instant>,
+    full: Timers,
     tools: Tools,
 }
 
@@ -77,7 +77,7 @@ impl Worker {
             generation: 0,
             timers: Timers::default(),
             again: Vec::new(),
-            full: HashMap::new(),
+            full: Timers::default(),
             tools: Tools::new(pipes_allowed()),
         })
     }
@@ -124,7 +124,7 @@ impl Worker {
         // Rounded up: waking a moment too early would spin.
         let late = [self.timers.next(), self.back_off.until()].into_iter().flatten().min();
         let late = late.map(|at| at + Duration::from_millis(1));
-        let next = late.into_iter().chain(self.full.values().min().copied()).min()?;
+        let next = late.into_iter().chain(self.full.next()).min()?;
         rustix::event::Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
     }
 
@@ -291,13 +291,13 @@ impl Worker {
     // === time ===
 
     fn on_full(&mut self) {
-        if self.full.is_empty() {
+        if self.full.next().is_none() {
             return;
         }
         let now = Instant::now();
-        let due: Vec<_> = self.full.extract_if(|_, at| *at <= now).collect();
-        for ((slot, generation), _) in due {
+        while let Some((slot, generation)) = self.full.pop(now) {
             if let Some(conn) = live(&mut self.conns, slot, generation) {
+                conn.look = None;
                 let step = conn.retry(&mut self.tools);
                 self.finish(slot, step);
             }

@@ -178,7 +178,10 @@ impl Worker {
             Step::Wait => {}
             Step::Again => self.again.push((slot, conn.generation)),
             Step::Full(pause) => {
-                self.full.insert((slot, conn.generation), Instant::now() + pause);
+                // The first one stands: whatever happens meanwhile, the look is not put off.
+                if conn.look.is_none() {
+                    self.full.set(&mut conn.look, Some(Instant::now() + pause), slot, conn.generation);
+                }
             }
             Step::Over => {
                 conn.end_orderly();
@@ -209,6 +212,7 @@ impl Worker {
         if let Ok(slot) = u32::try_from(slot) {
             let generation = conn.generation;
             self.timers.set(&mut conn.deadline, None, slot, generation);
+            self.full.set(&mut conn.look, None, slot, generation);
         }
         conn.close(&mut self.tools.pipes);
         self.shared.take_load(self.index);
@@ -221,7 +225,10 @@ impl Worker {
         conn.deadline = None;
         let options = conn.route.options.clone();
         if !conn.open {
-            if conn.tail().is_none() && now < conn.tried + options.connect_timeout {
+            // It was connected a moment ago, and epoll has not been asked since: its server may be enrolled already.
+            if conn.tail().is_some_and(|tail| rustix::net::getpeername(tail).is_ok()) {
+                self.on_event(slot, generation, Side::Tail, EventFlags::OUT);
+            } else if conn.tail().is_none() && now < conn.tried + options.connect_timeout {
                 self.connect(slot, now);
             } else {
                 let error = conn.trouble.unwrap_or(Errno::TIMEDOUT);
@@ -230,7 +237,7 @@ impl Worker {
             return;
         }
         let Some(idle) = options.idle_timeout else { return };
-        if conn.went_direct() {
+        if conn.went_past() {
             conn.active = now;
         }
         let deadline = conn.active + idle;
