@@ -8,8 +8,8 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 use wormhole_tests::lane::{Lane, Way};
-use wormhole_tests::three_ways;
-use wormhole_tests::traffic::{Again, PATIENCE, Random, Stream, endless};
+use wormhole_tests::traffic::{Again, End, PATIENCE, Random, Stream, drain, endless};
+use wormhole_tests::{require, three_ways};
 
 three_ways!(
     a_stopped_reader_stops_the_sender,
@@ -359,5 +359,27 @@ fn an_acknowledgement_breaks_no_read_off(lane: &Lane) {
             let direct = usize::try_from(lane.direct() - before).unwrap();
             assert_eq!(direct, DIRECT + 3, "round {round}: the last of it should have gone by TCP");
         }
+    }
+}
+
+/// A clean end would pass what has arrived for the whole, be it that the rest waits in the daemon or in front of it.
+#[test]
+fn an_idle_stream_with_undelivered_bytes_is_reset() {
+    require!(Box);
+    for way in [Way::Relay, Way::Fast] {
+        let lane = require!(@ Lane::with(way, &["--idle-timeout", "2s"]));
+        let (client, mut server) = lane.pair();
+        let sent = fill(&client, 0, 1 << 16);
+        let made = lane.made.as_ref().unwrap();
+        lane.room().wait_idle(&made.id);
+        let (got, end) = drain(&mut server);
+        assert!(got.chunks(1 << 16).enumerate().all(|(at, part)| part == endless(at << 16, part.len())), "{way:?}: wrong bytes");
+        assert!(
+            end == End::Reset || end == End::Eof && got.len() == sent,
+            "{way:?}: {end:?} after {} of {sent} bytes",
+            got.len()
+        );
+        drop((client, server));
+        lane.finish();
     }
 }
