@@ -6,12 +6,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use wormhole_tests::lane::Lane;
+use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::netns::Netns;
 use wormhole_tests::raw::{self, DEFER_ACCEPT, FASTOPEN_CONNECT};
-use wormhole_tests::room::Room;
+use wormhole_tests::room::{Room, SOON};
 use wormhole_tests::traffic::{self, End, PATIENCE, Stream, ask, connect, drain, endless};
-use wormhole_tests::{fast, require, skip, three_ways};
+use wormhole_tests::{fast, require, skip, three_ways, wait_until};
 
 three_ways!(a_stream_that_begins_in_the_syn, a_socket_that_is_connected_again, a_server_that_waits_for_the_first_byte);
 
@@ -19,9 +19,10 @@ three_ways!(a_stream_that_begins_in_the_syn, a_socket_that_is_connected_again, a
 fn a_stream_that_begins_in_the_syn(lane: &Lane) {
     const WRITES: usize = 60;
     let netns = lane.room.as_ref().map_or(lane.far(), |room| &room.netns);
-    netns.run(&["sh", "-c", "echo 1027 > /proc/sys/net/ipv4/tcp_fastopen"]).unwrap();
-    for (round, len) in [100, 1000, 1400].repeat(30).into_iter().enumerate() {
-        let mut client = traffic::inside(&lane.near(), || {
+    // Clients, and servers that did not ask for it, without a cookie.
+    netns.run(&["sh", "-c", "echo 1543 > /proc/sys/net/ipv4/tcp_fastopen"]).unwrap();
+    let open = || {
+        let client = traffic::inside(&lane.near(), || {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
             socket.set_tcp_nodelay(true)?;
             raw::set_number(&socket, FASTOPEN_CONNECT, 1)?;
@@ -30,6 +31,23 @@ fn a_stream_that_begins_in_the_syn(lane: &Lane) {
         })
         .unwrap();
         client.patience(PATIENCE).unwrap();
+        client
+    };
+    // What was in the SYN is counted: the client goes direct once that is injected, and not before.
+    let mut client = open();
+    client.write_all(endless(0, 1000)).unwrap();
+    let mut server = lane.accept();
+    server.read_exact(&mut [0; 1000]).unwrap();
+    lane.settle(&client);
+    let before = lane.direct();
+    lane.wait_direct(before, || {
+        let mut word = [0; 4];
+        client.write_all(b"word").and_then(|()| server.read_exact(&mut word)).unwrap();
+        assert_eq!(&word, b"word");
+    });
+    drop((client, server));
+    for (round, len) in [100, 1000, 1400].repeat(30).into_iter().enumerate() {
+        let mut client = open();
         thread::scope(|scope| {
             scope.spawn(move || {
                 for number in 0..WRITES {
@@ -72,6 +90,11 @@ fn a_server_that_waits_for_the_first_byte(lane: &Lane) {
             scope.spawn(|| {
                 for at in 0..50 {
                     client.write_all(endless(at * 1000, 1000)).unwrap();
+                }
+                if lane.way == Way::Fast {
+                    // It cannot go direct any more, and that is what it says.
+                    let path = || lane.view()["open"][0]["path"].as_str().map(str::to_owned);
+                    assert_eq!(wait_until("a path", SOON, || path().filter(|path| path != "connecting")), "relay");
                 }
                 client.end().unwrap();
                 // The answer.
