@@ -264,7 +264,7 @@ fn equal_addresses_in_many_namespaces() {
     if let Err(why) = fast::available(&room) {
         skip!("{why}");
     }
-    let mut places: Vec<(Netns, Made)> = Vec::new();
+    let mut places: Vec<(Netns, Netns, Made)> = Vec::new();
     for number in 0..PLACES {
         let (near, far) = (Netns::create("n").unwrap(), Netns::create("f").unwrap());
         let name = format!("place {number}");
@@ -274,8 +274,8 @@ fn equal_addresses_in_many_namespaces() {
             stream.write_all(&got).unwrap();
         });
         let made = room.create(&format!("url {}@127.0.0.1:700 tail url {}@127.0.0.1:700", near.name, far.name));
-        // The namespace of the server lives as long as its socket.
-        places.push((near, made));
+        // Both names stay: a segment one of whose places is gone resets its connections.
+        places.push((near, far, made));
     }
     let from_port = |near: &Netns, port: u16| {
         let stream = traffic::inside(&near.ns(), || {
@@ -290,7 +290,7 @@ fn equal_addresses_in_many_namespaces() {
         stream
     };
     for port in 4000..4020 {
-        let mut clients: Vec<_> = places.iter().map(|(near, _)| from_port(near, port)).collect();
+        let mut clients: Vec<_> = places.iter().map(|(near, ..)| from_port(near, port)).collect();
         for (number, client) in clients.iter_mut().enumerate() {
             let mut name = [0; 7];
             client.read_exact(&mut name).unwrap();
@@ -303,7 +303,7 @@ fn equal_addresses_in_many_namespaces() {
             assert!((got.as_slice(), end) == (bytes(number as u64, 5000), End::Eof), "place {number}, port {port}");
         }
     }
-    for (_, made) in &places {
+    for (.., made) in &places {
         let view = room.wait_idle(&made.id);
         assert!(fast::sum(&view, "direct") > 0, "{view}");
         assert_eq!(fast::sum(&view, "bytes"), 20 * (7 + 5000 + 5000), "{view}");
