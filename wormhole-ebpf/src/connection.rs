@@ -11,6 +11,7 @@ use crate::maps::{
 };
 use crate::memory::learn;
 use crate::room::widen;
+use crate::tuple::{MAPPED, is_here, is_ipv4, local, netns, remote};
 use crate::wait::settles;
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB,
@@ -18,8 +19,7 @@ use aya_ebpf::bindings::{
     BPF_TCP_FIN_WAIT1, BPF_TCP_LAST_ACK,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_netns_cookie, bpf_map_delete_elem, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock,
-    bpf_sock_hash_update,
+    bpf_get_current_task, bpf_map_delete_elem, bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock, bpf_sock_hash_update,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
@@ -157,15 +157,6 @@ fn head_of(tuple: &Tuple) -> Option<u32> {
     }
     head.addr = [0; 4];
     unsafe { WH_HEADS.get(&head) }.copied()
-}
-
-/// Whether a connection leads to an address of its own namespace. From there it begins at the same address, unless
-/// somebody has chosen another one; that one is relayed.
-#[inline(always)]
-fn is_here(tuple: &Tuple) -> bool {
-    let Tuple { local, remote, .. } = tuple;
-    let loopback = if is_ipv4(local) { local[3].to_ne_bytes()[0] == 127 } else { *local == [0, 0, 0, 1u32.to_be()] };
-    loopback || local == remote
 }
 
 #[inline(always)]
@@ -366,52 +357,7 @@ fn give_back(me: &Member) {
     let _ = WH_FREE.push(&me.slot, 0);
 }
 
-// === the tuple ===
-
-/// The third word of an IPv4 address that is mapped into IPv6, in network order.
-const MAPPED: u32 = 0xffff_u32.to_be();
-
-#[inline(always)]
-fn is_ipv4(addr: &[u32; 4]) -> bool {
-    addr[0] == 0 && addr[1] == 0 && addr[2] == MAPPED
-}
-
-/// Reads a field of the context. Every field is read whatever the family is: the verifier takes no load whose offset was
-/// chosen at run time, and that is what the compiler makes of two loads in two branches.
-macro_rules! field {
-    ($ctx:ident.$name:ident) => {
-        // SAFETY: the context is the kernel's.
-        unsafe { ptr::read_volatile(&raw const (*$ctx.ops).$name) }
-    };
-    ($ctx:ident.$name:ident[4]) => {{
-        // SAFETY: the context is the kernel's. Word by word, as the kernel translates them.
-        let word = |index: usize| unsafe { ptr::read_volatile((&raw const (*$ctx.ops).$name).cast::<u32>().add(index)) };
-        [word(0), word(1), word(2), word(3)]
-    }};
-}
-
-const AF_INET: u32 = 2;
-
-#[inline(always)]
-fn local(ctx: &SockOpsContext) -> ([u32; 4], u16) {
-    let (v4, v6) = (field!(ctx.local_ip4), field!(ctx.local_ip6[4]));
-    let (family, port) = (field!(ctx.family), field!(ctx.local_port));
-    (if family == AF_INET { [0, 0, MAPPED, v4] } else { v6 }, port as u16)
-}
-
-#[inline(always)]
-fn remote(ctx: &SockOpsContext) -> ([u32; 4], u16) {
-    let (v4, v6) = (field!(ctx.remote_ip4), field!(ctx.remote_ip6[4]));
-    let (family, port) = (field!(ctx.family), field!(ctx.remote_port));
-    // In network order, in the upper half.
-    (if family == AF_INET { [0, 0, MAPPED, v4] } else { v6 }, u32::from_be(port) as u16)
-}
-
-#[inline(always)]
-fn netns(ctx: &SockOpsContext) -> u64 {
-    // SAFETY: the context is the kernel's.
-    unsafe { bpf_get_netns_cookie(ctx.ops.cast()) }
-}
+// === the socket ===
 
 #[inline(always)]
 fn is_mptcp(sk: *mut c_void) -> bool {

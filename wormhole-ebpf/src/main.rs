@@ -27,6 +27,8 @@ mod room;
 #[cfg(target_arch = "bpf")]
 mod splice;
 #[cfg(target_arch = "bpf")]
+mod tuple;
+#[cfg(target_arch = "bpf")]
 mod wait;
 
 #[cfg(not(target_arch = "bpf"))]

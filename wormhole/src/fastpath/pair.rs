@@ -52,6 +52,11 @@ impl Pair {
         self.fastpath.slots.side(self.slot, role.side())
     }
 
+    /// The other end than that of the application in `role`.
+    fn sender_to(&self, role: Role) -> Option<Side<'_>> {
+        self.fastpath.slots.side(self.slot, 1 - role.side())
+    }
+
     fn client(&self) -> Option<Side<'_>> {
         self.side(Role::Client)
     }
@@ -112,10 +117,9 @@ impl Pair {
 
     /// From now on the application in `role` is one that uses splice(2): nothing more goes straight to it.
     pub(super) fn set_spliced(&self, role: Role) {
-        let sides = (self.side(role), self.fastpath.slots.side(self.slot, 1 - role.side()));
-        if let (Some(mine), Some(peer)) = sides {
+        if let (Some(mine), Some(sender)) = (self.side(role), self.sender_to(role)) {
             mine.set_spliced();
-            peer.set_off(OFF_SPLICED);
+            sender.set_off(OFF_SPLICED);
         }
     }
 
@@ -195,13 +199,13 @@ impl Link {
             Role::Client => (self.pair.client(), self.is_first()),
             _ => (self.pair.server(), self.is_last()),
         };
-        // One that uses splice(2) gets all by TCP, but not past redirected bytes: those are lost, and it will be reset.
-        let by_tcp = |peer: Side<'_>| peer.spliced() != 0 && self.pair.redirected(role) == 0;
         if !ours {
             return false;
         }
+        // One that uses splice(2) gets all by TCP, but not past redirected bytes: those are lost, and it will be reset.
+        let by_tcp = |peer: Side<'_>| peer.spliced() != 0 && self.pair.redirected(role) == 0;
         let injects = peer.is_some_and(|peer| peer.enrolled() != 0 && !by_tcp(peer)) && self.opens_door(role, fd);
-        if !injects && let Some(sender) = self.pair.fastpath.slots.side(self.pair.slot, 1 - role.side()) {
+        if !injects && let Some(sender) = self.pair.sender_to(role) {
             // The other may be enrolled a moment later, and must not get anything past what goes by TCP now.
             sender.set_off(OFF_PLAIN);
         }
@@ -210,12 +214,10 @@ impl Link {
 
     /// Puts our socket into the map, through which bytes come into the queue of the application in `role`.
     fn opens_door(&self, role: Role, fd: BorrowedFd<'_>) -> bool {
-        let sender = if role == Role::Client { Role::ToClient } else { Role::ToServer };
-        let Pair { slot, generation, .. } = *self.pair;
-        let key = socket_key(slot, generation, sender as u32);
+        let door = door_to(role);
         // The server's socket was told at its connect.
-        let kept = sender == Role::ToServer || self.keep(fd, sender).is_ok();
-        kept && self.pair.fastpath.sockets.set(&key, fd.as_raw_fd().unsigned_abs()).is_ok()
+        let kept = door == Role::ToServer || self.keep(fd, door).is_ok();
+        kept && self.pair.fastpath.sockets.set(&self.key(door), fd.as_raw_fd().unsigned_abs()).is_ok()
     }
 
     /// Takes our socket that leads to the application in `role` out of the map: what is sent on it goes by TCP from now on, and
@@ -226,13 +228,11 @@ impl Link {
         if self.pair.redirected(role) != 0 {
             return false;
         }
-        let Pair { slot, generation, .. } = *self.pair;
-        if let Some(sender) = self.pair.fastpath.slots.side(slot, 1 - role.side()) {
+        if let Some(sender) = self.pair.sender_to(role) {
             sender.set_off(OFF_PLAIN);
         }
-        let door = if role == Role::Client { Role::ToClient } else { Role::ToServer };
         // One that is not there any more is as good.
-        let _ = self.pair.fastpath.sockets.remove(&socket_key(slot, generation, door as u32));
+        let _ = self.pair.fastpath.sockets.remove(&self.key(door_to(role)));
         true
     }
 
@@ -242,6 +242,11 @@ impl Link {
         self.pair.fastpath.backlog.ask(&self.words(role)).unwrap_or_default().into()
     }
 
+    /// The key in the map of the socket in `role`.
+    fn key(&self, role: Role) -> u64 {
+        socket_key(self.pair.slot, self.pair.generation, role as u32)
+    }
+
     fn words(&self, role: Role) -> [u64; QUESTION_WORDS] {
         let Pair { slot, generation, .. } = *self.pair;
         [slot.into(), generation.into(), role as u64]
@@ -249,7 +254,6 @@ impl Link {
 
     /// Takes the socket of whoever sends to the application in `role` out of the map, if it sends by io_uring. Tells whether that is done; it is not while something is in its own queue.
     pub fn let_go(&self, role: Role) -> bool {
-        let Pair { slot, generation, .. } = *self.pair;
         let sender = if role == Role::Client { Role::Server } else { Role::Client };
         let Some(side) = self.pair.side(sender).filter(|side| side.off() == OFF_RING) else { return false };
         side.shut();
@@ -257,7 +261,7 @@ impl Link {
             return false;
         }
         // One that is not there any more is as good.
-        let _ = self.pair.fastpath.sockets.remove(&socket_key(slot, generation, sender as u32));
+        let _ = self.pair.fastpath.sockets.remove(&self.key(sender));
         true
     }
 
@@ -274,7 +278,7 @@ impl Link {
     /// Says that bytes for the application in `role` are being moved on this cpu from now on, or are not: their sender
     /// waits for a moment while they are.
     pub fn moves(&self, role: Role, moving: bool) {
-        if let Some(sender) = self.pair.fastpath.slots.side(self.pair.slot, 1 - role.side()) {
+        if let Some(sender) = self.pair.sender_to(role) {
             sender.set_mover(moving.then(rustix::thread::sched_getcpu));
         }
     }
@@ -286,7 +290,7 @@ impl Link {
             counter.store(total, Relaxed);
         }
         // By the sender, who is on the other side.
-        if let Some(sender) = self.pair.fastpath.slots.side(self.pair.slot, index) {
+        if let Some(sender) = self.pair.sender_to(role) {
             sender.publish(total);
         }
     }
@@ -298,4 +302,9 @@ impl Link {
             _ => self.is_last() && self.pair.server().is_some_and(|side| side.unread() != 0),
         }
     }
+}
+
+/// Our socket through which bytes come into the queue of the application in `role`.
+fn door_to(role: Role) -> Role {
+    if role == Role::Client { Role::ToClient } else { Role::ToServer }
 }

@@ -169,9 +169,7 @@ impl Pump {
         }
         None
     }
-}
 
-impl Pump {
     /// Goes on by TCP for good when the kernel has no memory for a redirected message although the receiver has read all: TCP
     /// gives an empty queue a packet however little there is. True when that is so.
     pub(super) fn gives_up(&mut self, lane: Lane<'_>) -> bool {
