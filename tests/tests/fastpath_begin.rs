@@ -93,8 +93,9 @@ fn a_server_that_waits_for_the_first_byte(lane: &Lane) {
                 }
                 if lane.way == Way::Fast {
                     // It cannot go direct any more, and that is what it says.
-                    let path = || lane.view()["open"][0]["path"].as_str().map(str::to_owned);
-                    assert_eq!(wait_until("a path", SOON, || path().filter(|path| path != "connecting")), "relay");
+                    let reason = || lane.view()["open"][0]["reason"].as_str().map(str::to_owned);
+                    let reason = wait_until("a reason", SOON, reason);
+                    assert!(reason.contains("TCP_DEFER_ACCEPT"), "{reason}");
                 }
                 client.end().unwrap();
                 // The answer.

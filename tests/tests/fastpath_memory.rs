@@ -139,13 +139,20 @@ fn readers_that_stopped_leave_some_to_others(lane: &Lane) {
 /// Beyond the last limit the kernel still takes a packet for a queue that is empty.
 fn beyond_the_last_limit_it_goes_on(lane: &Lane) {
     let (client, server) = lane.pair();
-    let _limits = Limits::set([1; 3]);
-    for turn in 0..20 {
+    let exchange = |turn| {
         for (mut from, mut to) in [(&client, &server), (&server, &client)] {
             let mut got = [0; 5000];
             from.write_all(bytes(turn, got.len())).unwrap();
             Again(&mut to).read_exact(&mut got).unwrap();
             assert!(got == bytes(turn, got.len()), "turn {turn}");
         }
+    };
+    // On its way; it depends on what the cpu has in reserve whether anything takes that way later.
+    exchange(0);
+    let _limits = Limits::set([1; 3]);
+    (1..20).for_each(exchange);
+    if lane.way == Way::Fast && lane.view()["open"][0]["path"] == "relay" {
+        let reason = lane.view()["open"][0]["reason"].to_string();
+        assert!(reason.contains("no memory"), "{reason}");
     }
 }

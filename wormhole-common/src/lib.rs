@@ -270,6 +270,8 @@ pub const OFF_SPLICED: u8 = 1;
 pub const OFF_RING: u8 = 2;
 /// The first bytes of this side were handed on by TCP, because the other was not enrolled: so are the others.
 pub const OFF_PLAIN: u8 = 3;
+/// The kernel had no memory to put what this side sent into the other's queue: it goes by TCP from then on.
+pub const OFF_STARVED: u8 = 4;
 
 /// Set in [`SlotSide::queued`]: the socket leaves the map, and nothing more may be put into its queue.
 pub const LEFT: u64 = 1 << 63;

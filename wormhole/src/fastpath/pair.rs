@@ -1,7 +1,7 @@
 //! A connection whose ends are both on this machine, and the place of one segment in it.
 
-use super::Fastpath;
 use super::slots::Side;
+use super::{Fastpath, Why};
 use crate::model::Bytes;
 use rustix::fd::{AsRawFd, BorrowedFd};
 use std::io;
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use wormhole_common::{
-    ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_PLAIN, OFF_RING, OFF_SPLICED, QUESTION_WORDS, Role,
-    socket_key,
+    ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_PLAIN, OFF_RING, OFF_SPLICED, OFF_STARVED,
+    QUESTION_WORDS, Role, socket_key,
 };
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
@@ -83,9 +83,21 @@ impl Pair {
         self.server().is_some_and(|server| server.enrolled() != 0 && direct(server)) && self.client().is_some_and(direct)
     }
 
-    /// True when one of the applications sends by io_uring, and was left to TCP for that.
-    pub fn has_ring(&self) -> bool {
-        [self.client(), self.server()].into_iter().flatten().any(|side| side.off() == OFF_RING)
+    /// What keeps the bytes of enrolled applications from going direct, if something does.
+    pub fn hindrance(&self) -> Option<Why> {
+        let sides = || [self.client(), self.server()].into_iter().flatten();
+        let off = |why| sides().any(|side| side.off() == why);
+        if sides().any(|side| side.spliced() != 0) {
+            Some(Why::Spliced)
+        } else if off(OFF_RING) {
+            Some(Why::Ring)
+        } else if off(OFF_STARVED) {
+            Some(Why::Memory)
+        } else if off(OFF_PLAIN) && self.server().is_some_and(|server| server.enrolled() != 0) {
+            Some(Why::ServerLate)
+        } else {
+            None
+        }
     }
 
     /// The application, if one used splice(2).
@@ -229,7 +241,7 @@ impl Link {
             return false;
         }
         if let Some(sender) = self.pair.sender_to(role) {
-            sender.set_off(OFF_PLAIN);
+            sender.set_off(OFF_STARVED);
         }
         // One that is not there any more is as good.
         let _ = self.pair.fastpath.sockets.remove(&self.key(door_to(role)));

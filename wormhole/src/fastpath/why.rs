@@ -29,6 +29,10 @@ pub enum Why {
     Spliced,
     /// An application sends by io_uring.
     Ring,
+    /// The server's socket was made by the first bytes, which went by TCP.
+    ServerLate,
+    /// The kernel had no memory for redirected bytes.
+    Memory,
 }
 
 impl Why {
@@ -49,6 +53,8 @@ impl Why {
             Self::ServerUnknown => "server-unknown",
             Self::Spliced => "spliced",
             Self::Ring => "ring",
+            Self::ServerLate => "server-late",
+            Self::Memory => "no-memory",
             Self::Client(Refusal::Ring) => "client-ring",
         }
     }
@@ -73,6 +79,10 @@ impl fmt::Display for Why {
             Self::ServerUnknown => "it was not known yet which executable listens at the tail",
             Self::Spliced => "an application used splice(2), which does not see redirected bytes",
             Self::Ring => "an application sends by io_uring",
+            Self::ServerLate => {
+                "the server's socket was made by the client's first bytes (TCP_DEFER_ACCEPT): what the client sends goes by TCP"
+            }
+            Self::Memory => "the kernel had no memory for redirected bytes (net.ipv4.tcp_mem)",
             Self::Client(Refusal::Ring) => "the client uses io_uring",
         })
     }

@@ -359,9 +359,7 @@ impl Conn {
         match &self.link {
             Err(why) => Some(why.clone()),
             Ok(link) if link.pair().is_complete() => None,
-            Ok(link) if link.pair().spliced().is_some() => Some(Why::Spliced),
-            Ok(link) if link.pair().has_ring() => Some(Why::Ring),
-            Ok(_) => Some(self.no_server.clone().unwrap_or(Why::ServerUnseen)),
+            Ok(link) => link.pair().hindrance().or_else(|| self.no_server.clone()).or(Some(Why::ServerUnseen)),
         }
     }
 }

@@ -119,12 +119,9 @@ impl Shared {
         None
     }
 
-    /// The thread that shall have a connection that thread `own` has accepted: itself, unless another one has clearly less
-    /// to do. The kernel wakes the same idle thread again and again, and connections that stay would all be its.
+    /// The thread that shall have a connection that thread `own` has accepted.
     fn place(&self, own: usize) -> usize {
-        let load = |index: usize| self.mailboxes.get(index).map_or(usize::MAX, |mailbox| mailbox.load.load(Relaxed));
-        let least = (0..self.mailboxes.len()).min_by_key(|index| load(*index)).unwrap_or(own);
-        if load(own) > load(least).saturating_add(1) { least } else { own }
+        lighter(own, self.mailboxes.iter().map(|mailbox| mailbox.load.load(Relaxed)))
     }
 
     fn add_load(&self, index: usize) {
@@ -292,6 +289,15 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// The thread `own`, unless another one has clearly less to do: the kernel wakes the same idle thread again and again, and
+/// connections that stay would all be its. But those that come and go spread by themselves, and to hand one over costs a
+/// wake-up.
+fn lighter(own: usize, mut loads: impl Iterator<Item = usize> + Clone) -> usize {
+    let Some((least, few)) = loads.clone().enumerate().min_by_key(|(_, load)| *load) else { return own };
+    let most = few.saturating_add(1 + few / 2);
+    if loads.nth(own).is_some_and(|load| load > most) { least } else { own }
 }
 
 fn done() -> (Arc<Done>, oneshot::Receiver<()>) {

@@ -209,3 +209,12 @@ fn expect_sleep() {
     let busy = busy_for(Duration::from_millis(500));
     assert!(busy < Duration::from_millis(5), "relay threads that have nothing to do used {busy:?} of 500 ms");
 }
+
+#[test]
+fn only_who_has_clearly_more_hands_over() {
+    let place = |own, loads: &[usize]| super::lighter(own, loads.iter().copied());
+    assert_eq!((place(0, &[1, 0]), place(0, &[2, 0])), (0, 1));
+    assert_eq!((place(1, &[8, 13]), place(1, &[8, 14])), (1, 0));
+    assert_eq!((place(2, &[4, 3, 9]), place(0, &[4, 3, 9])), (1, 0));
+    assert_eq!(place(3, &[0, 0]), 3, "a thread that is not there");
+}
