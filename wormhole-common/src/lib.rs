@@ -257,7 +257,11 @@ pub struct SlotSide {
     /// How many segments of a chain come before the last one. Program; only in the server's side.
     pub hops: u32,
     /// While the relay moves bytes of this side into the other's queue: the cpu it runs on, plus 1. Userspace.
-    pub mover: u32,
+    pub mover: u16,
+    /// 1 once another task than the first one has sent: several may be at it at a time. Program.
+    pub several: u8,
+    /// Zero.
+    pub pad: u8,
     /// Messages that were, or are about to be, put into this side's queue; or [`LEFT`]. Programs, atomically.
     pub queued: u64,
     /// When that was last raised: `CLOCK_MONOTONIC_COARSE`, in nanoseconds. Programs.
@@ -297,6 +301,8 @@ pub const ASK_REDIRECTED: u32 = 0;
 pub const ASK_INODE: u32 = 1;
 /// Or how many bytes may wait there so that the kernel still takes every packet.
 pub const ASK_ENDURANCE: u32 = 2;
+/// Or whether something may be on its way there.
+pub const ASK_COMING: u32 = 3;
 
 /// What the program that saw a splice(2) on an enrolled socket tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

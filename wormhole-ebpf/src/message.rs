@@ -60,7 +60,7 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     if mine.generation == me.generation && (me.sender != task || me.streak % STREAK == 0) {
         note_ring(task, mine);
     }
-    note_sender(me, task);
+    note_sender(me, mine, task);
     let size = ctx.size();
     if goes_direct(ctx, me, mine, peer) {
         mine.direct_bytes = mine.direct_bytes.wrapping_add(size.into());
@@ -81,8 +81,12 @@ fn note_ring(task: u64, mine: &mut SlotSide) {
 
 /// Whether one task sends, or several. One may begin and another go on: that is not several yet.
 #[inline(always)]
-fn note_sender(me: &mut Member, task: u64) {
+fn note_sender(me: &mut Member, mine: &mut SlotSide, task: u64) {
     if me.sender != task {
+        // The relay does not put parts of a message into the queue while another task's message may be on its way there.
+        if me.sender != 0 && mine.generation == me.generation {
+            mine.several = 1;
+        }
         me.sender = task;
         me.changes = me.changes.saturating_add(1);
         if me.streak != SHARED {
@@ -142,10 +146,10 @@ fn injected(mine: &SlotSide) -> u32 {
 /// Waits until the relay, which is at it on another cpu, has put everything into the receiver's queue.
 #[inline(always)]
 fn catches_up(mine: &SlotSide, passed: u32) -> bool {
-    // SAFETY: as above, of 4 bytes.
+    // SAFETY: as above, of 2 bytes.
     let mover = unsafe { ptr::read_volatile(&raw const mine.mover) };
     // SAFETY: no arguments.
-    if mover == 0 || mover == unsafe { bpf_get_smp_processor_id() } + 1 {
+    if mover == 0 || u32::from(mover) == unsafe { bpf_get_smp_processor_id() } + 1 {
         return false;
     }
     wait_until::<256, 32>(WAIT_NS, || injected(mine) == passed)

@@ -5,8 +5,9 @@ use crate::kernel::{backlog, inode, is_drained, is_left_alone};
 use crate::maps::{is_settled, slot};
 use crate::memory::is_short;
 use crate::room::endurance;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use core::ffi::c_void;
-use wormhole_common::{ASK_ENDURANCE, ASK_INODE, QUESTION_WORDS, Role, SlotSide};
+use wormhole_common::{ASK_COMING, ASK_ENDURANCE, ASK_INODE, QUESTION_WORDS, Role, SlotSide};
 
 /// The side that is asked about, and the other one.
 ///
@@ -50,8 +51,18 @@ pub unsafe extern "C" fn wh_quiet(ctx: *mut c_void) -> u32 {
     u32::from(is_settled(mine, peer) && is_left_alone(mine.sock) && is_drained(mine.sock))
 }
 
+/// True while a message that its sender's program has let go may not have arrived yet: its sender, who has given its own
+/// lock back, may have to wait for that of the receiver, to which it holds a reference until then.
+#[inline(always)]
+fn is_coming(mine: &SlotSide) -> bool {
+    /// Nanoseconds. Nobody but a reader that faults keeps anybody waiting for so long.
+    const LONG: u64 = 1_000_000_000;
+    // SAFETY: no arguments.
+    !is_left_alone(mine.sock) && mine.queued_at + LONG > unsafe { bpf_ktime_get_ns() }
+}
+
 /// What is asked about a reader: how much was redirected to it and not read (0 when what waits came by TCP), how much may
-/// wait there, or the number of its socket's inode.
+/// wait there, whether something may be on its way there, or the number of its socket's inode.
 ///
 /// # Safety
 /// The context is four words: the three, and one of the `ASK_` constants.
@@ -66,6 +77,7 @@ pub unsafe extern "C" fn wh_reader(ctx: *mut c_void) -> u32 {
         // The relay is to put little there then; the kernel has the last word.
         Some((mine, _)) if what == ASK_ENDURANCE && is_short(mine.sock, 0) => 0,
         Some((mine, _)) if what == ASK_ENDURANCE => endurance(mine.sock).min(u32::MAX.into()) as u32,
+        Some((mine, _)) if what == ASK_COMING => u32::from(is_coming(mine)),
         Some((mine, _)) if !is_drained(mine.sock) => backlog(mine.sock).clamp(1, u32::MAX.into()) as u32,
         _ => 0,
     }

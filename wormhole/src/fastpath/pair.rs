@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use wormhole_common::{
-    ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_PLAIN, OFF_RING, OFF_SPLICED, OFF_STARVED,
+    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_PLAIN, OFF_RING, OFF_SPLICED, OFF_STARVED,
     QUESTION_WORDS, Role, socket_key,
 };
 
@@ -252,6 +252,12 @@ impl Link {
     pub fn waiting(&self, role: Role) -> u64 {
         // It cannot fail for a program that is loaded; if it does, the kernel's own limits hold.
         self.pair.fastpath.backlog.ask(&self.words(role)).unwrap_or_default().into()
+    }
+
+    /// True while a message of another task may be on its way to the application in `role`. What is put there meanwhile might
+    /// come before it; a part of a message must not. Once the relay has bytes that it has not published, nothing more sets out.
+    pub fn is_coming(&self, role: Role) -> bool {
+        self.pair.sender_to(role).is_some_and(|sender| sender.several() != 0) && self.pair.ask(role, ASK_COMING) != 0
     }
 
     /// The key in the map of the socket in `role`.

@@ -5,7 +5,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use wormhole_common::{LEFT, Slot, SlotSide};
 
 /// The array of slots.
@@ -75,6 +75,7 @@ impl Side<'_> {
     field!(unread: AtomicU8, u8, Acquire, "1 when it was closed with bytes unread.");
     field!(spliced: AtomicU8, u8, Acquire, "1 when the application used splice(2) on it.");
     field!(off: AtomicU8, u8, Acquire, "Why nothing that this side sends goes direct any more; 0: it does.");
+    field!(several: AtomicU8, u8, Relaxed, "1 once several tasks have sent.");
     field!(hops: AtomicU32, u32, Acquire, "Segments before the last one of a chain.");
     field!(direct_bytes: AtomicU64, u64, Relaxed, "Bytes that went straight to the other side.");
 
@@ -98,9 +99,9 @@ impl Side<'_> {
 
     /// Says that the relay is at it on this cpu, or with `None` that it is not.
     pub fn set_mover(self, cpu: Option<usize>) {
-        let mover = cpu.and_then(|cpu| u32::try_from(cpu).ok()).map_or(0, |cpu| cpu + 1);
+        let mover = cpu.and_then(|cpu| u16::try_from(cpu + 1).ok()).unwrap_or_default();
         // SAFETY: as above.
-        unsafe { AtomicU32::from_ptr(&raw mut (*self.at).mover) }.store(mover, Relaxed);
+        unsafe { AtomicU16::from_ptr(&raw mut (*self.at).mover) }.store(mover, Relaxed);
     }
 
     /// Lets nothing more be put into this side's redirected queue: what comes for it comes by TCP, and is read after it.

@@ -76,6 +76,14 @@ impl Queue {
         self.full.is_none()
     }
 
+    /// True when what the relay has may follow what other tasks of the sender have sent; else it waits as for a queue that is full.
+    pub fn follows(&mut self, lane: Lane<'_>) -> bool {
+        if lane.link.is_coming(lane.to) {
+            self.full = Some(FIRST);
+        }
+        self.full.is_none()
+    }
+
     /// True once the sender's socket was taken out of the map.
     pub fn is_alone(&self) -> bool {
         self.alone
@@ -141,6 +149,9 @@ impl Pump {
             // Whoever shut its side down and waits for an answer is woken by this; better at once than in the midst of it.
             acknowledge(src);
             return None;
+        }
+        if !self.queue.follows(lane) {
+            return Some(Turn::Waiting);
         }
         let put = match self.send(dst, dst_ready, scratch.get(..got).unwrap_or_default()) {
             Ok(put) => put,

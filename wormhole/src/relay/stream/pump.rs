@@ -288,7 +288,7 @@ impl Pump {
             self.out = if injects { Out::Inject } else { Out::Plain };
         }
         let injects = lane.filter(|_| self.out == Out::Inject);
-        if injects.is_some_and(|lane| !self.queue.takes(lane)) {
+        if injects.is_some_and(|lane| !self.queue.takes(lane) || !self.queue.follows(lane)) {
             return Ok(0);
         }
         let put = self.send(dst, dst_ready, data)?;
