@@ -22,6 +22,8 @@ pub enum Kind {
     Turns,
     /// Several threads of each side write whole messages on one socket; each arrives in one piece.
     Threads,
+    /// The same of the client's side alone, by threads that give way to everybody else in the midst of whatever they are at.
+    LateThreads,
     /// One thread says that no more will be sent while another one waits for data.
     ShutWhileReading,
     /// The server closes without having read what it was sent: the client's connection is reset.
@@ -81,7 +83,7 @@ impl Plan {
         let (up, down) = (self.to_server.len() as u64 + 8, self.to_client.len() as u64);
         match self.kind {
             Kind::Unread | Kind::Vanish => None,
-            Kind::Threads => {
+            Kind::Threads | Kind::LateThreads => {
                 let framed = |side| (0..WRITERS).flat_map(|w| self.messages(side, w)).map(|m| m.len() as u64).sum::<u64>();
                 Some((framed(0) + 8, framed(1)))
             }
@@ -92,7 +94,10 @@ impl Plan {
     /// The messages of one writer of one side.
     fn messages(&self, side: u64, writer: u64) -> Vec<Vec<u8>> {
         let mut random = Random::new(self.random.clone().draw() ^ side << 8 ^ writer);
-        let count = random.below(40);
+        let count = match self.kind {
+            Kind::LateThreads if side == 1 => 0,
+            _ => random.below(40),
+        };
         let message = |serial: u64| {
             // 64 KiB with its header: what TCP takes in one piece even from several threads.
             let len = random.size(65_536 - HEADER as u64);
@@ -149,7 +154,7 @@ fn end<S: Stream>(stream: &mut S, plan: &Plan, side: u64, out: &[u8], back: &[u8
             stream.end().map_err(|e| format!("cannot end: {e}"))
         }
         Kind::Turns => turns(stream, plan, side, out, back),
-        Kind::Threads => threads(stream, plan, side),
+        Kind::Threads | Kind::LateThreads => threads(stream, plan, side),
         Kind::ShutWhileReading => shut_while_reading(stream, out, back, &mut random),
         Kind::Unread => unread(stream, side, out, &mut random),
         Kind::Vanish => vanish(stream, plan, side, out, back, &mut random),
@@ -252,6 +257,10 @@ fn threads<S: Stream>(stream: &mut S, plan: &Plan, side: u64) -> Said {
             .zip(twins?)
             .map(|(writer, mut twin)| {
                 scope.spawn(move || {
+                    if plan.kind == Kind::LateThreads {
+                        // On Linux that of the calling thread.
+                        rustix::process::nice(19).map_err(|e| format!("nice: {e}"))?;
+                    }
                     for message in plan.messages(side, writer) {
                         // One call: what it takes, it takes in one piece.
                         let taken = twin.write(&message).map_err(|e| format!("writer {writer}: {e}"))?;
