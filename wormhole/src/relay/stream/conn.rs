@@ -212,7 +212,13 @@ impl Conn {
                 if let Some(side) = self.hand_on_ends() {
                     return Step::Reset(side, Errno::CONNRESET);
                 }
-                if up == Turn::Again || down == Turn::Again { Step::Again } else { self.full().map_or(Step::Wait, Step::Full) }
+                if up == Turn::Again || down == Turn::Again {
+                    // The other direction looks again by then, however long this one has more to move.
+                    self.look_again();
+                    Step::Again
+                } else {
+                    self.full().map_or(Step::Wait, Step::Full)
+                }
             }
         };
         match (step, self.failed) {
@@ -259,9 +265,13 @@ impl Conn {
 
     /// Another turn for a connection whose receiver's queue was full.
     pub fn retry(&mut self, tools: &mut Tools) -> Step {
+        self.look_again();
+        self.advance(tools)
+    }
+
+    fn look_again(&mut self) {
         self.to_tail.queue.retry();
         self.to_head.queue.retry();
-        self.advance(tools)
     }
 
     /// True when bytes went past the relay, or were read that it had put into a queue, since the last call.

@@ -24,6 +24,9 @@ const WIDE: usize = 4 * 1024 * 1024;
 /// Bytes that are put into a queue before anybody looks how full it is.
 const UNSEEN: u64 = 16 * 1024;
 
+/// How often it is asked whether something is still on its way, before the relay turns to others.
+const ASKED: usize = 16;
+
 /// What is known of a receiver's redirected queue. Nothing tells when its owner has read; one has to look.
 #[derive(Debug)]
 pub struct Queue {
@@ -78,7 +81,8 @@ impl Queue {
 
     /// True when what the relay has may follow what other tasks of the sender have sent; else it waits as for a queue that is full.
     pub fn follows(&mut self, lane: Lane<'_>) -> bool {
-        if lane.link.is_coming(lane.to) {
+        // Mostly it is there a moment later; and a packet that is just being received counts, too.
+        if (0..ASKED).all(|_| lane.link.is_coming(lane.to)) {
             self.full = Some(FIRST);
         }
         self.full.is_none()

@@ -283,12 +283,15 @@ impl Pump {
 
     /// Writes until all is written or the socket is full.
     fn write(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, lane: Option<Lane<'_>>, data: &[u8]) -> Result<usize, Errno> {
+        if lane.is_some_and(|lane| self.out != Out::Plain && !self.queue.follows(lane)) {
+            return Ok(0);
+        }
         if self.out == Out::Undecided {
             let injects = lane.is_some_and(|lane| lane.link.inject_into(lane.to, dst));
             self.out = if injects { Out::Inject } else { Out::Plain };
         }
         let injects = lane.filter(|_| self.out == Out::Inject);
-        if injects.is_some_and(|lane| !self.queue.takes(lane) || !self.queue.follows(lane)) {
+        if injects.is_some_and(|lane| !self.queue.takes(lane)) {
             return Ok(0);
         }
         let put = self.send(dst, dst_ready, data)?;

@@ -178,9 +178,10 @@ impl Worker {
             Step::Wait => {}
             Step::Again => self.again.push((slot, conn.generation)),
             Step::Full(pause) => {
-                // The first one stands: whatever happens meanwhile, the look is not put off.
-                if conn.look.is_none() {
-                    self.full.set(&mut conn.look, Some(Instant::now() + pause), slot, conn.generation);
+                // Whatever happens meanwhile, the look is not put off.
+                let at = Instant::now() + pause;
+                if conn.look.is_none_or(|before| at < before) {
+                    self.full.set(&mut conn.look, Some(at), slot, conn.generation);
                 }
             }
             Step::Over => {
