@@ -145,7 +145,8 @@ fn connections_that_stay_are_spread_over_the_threads() {
     let loads = rig.engine.loads();
     assert_eq!(loads.iter().sum::<usize>(), pairs.len());
     let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
-    assert!(most - least <= 2, "{loads:?}");
+    // One more than at which the next is handed over (`lighter`).
+    assert!(*most <= least + 2 + least / 2, "{loads:?}");
     for (mut client, mut served) in pairs {
         client.write_all(b"x").unwrap();
         expect(&mut served, b"x");
