@@ -85,9 +85,8 @@ impl Pair {
 
     /// What keeps the bytes of enrolled applications from going direct, if something does.
     pub fn hindrance(&self) -> Option<Why> {
-        let sides = || [self.client(), self.server()].into_iter().flatten();
-        let off = |why| sides().any(|side| side.off() == why);
-        if sides().any(|side| side.spliced() != 0) {
+        let off = |why| [self.client(), self.server()].into_iter().flatten().any(|side| side.off() == why);
+        if self.spliced().is_some() {
             Some(Why::Spliced)
         } else if off(OFF_RING) {
             Some(Why::Ring)
