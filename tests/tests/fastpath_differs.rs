@@ -2,10 +2,15 @@
 //!
 //! | call | by TCP | on the fast path |
 //! | --- | --- | --- |
-//! | a blocking read while nothing is there | waits | may be broken off with EAGAIN by a reset, by another thread's shutdown or write, or by one's own shutdown while answers were unread |
+//! | a blocking read while nothing is there | waits | may be broken off with EAGAIN: `fastpath_waits` |
 //! | MSG_WAITALL | waits for all | takes what is there |
 //! | SO_RCVLOWAT | waits for so many | ignored |
 //! | MSG_OOB | beside the stream | in the stream |
+//! | recv(2) with MSG_TRUNC | throws bytes away | gives them, as without it |
+//! | TCP_INQ, SO_TIMESTAMP | tell more beside the bytes | tell nothing |
+//! | SO_PEEK_OFF | peeks go on behind the last one | each begins at the front |
+//! | MSG_MORE, TCP_CORK | hold little back | send it at once |
+//! | TCP_INFO | counts all bytes | counts those that went by TCP |
 //! | SO_ZEROCOPY, TCP_ULP | taken | refused with EPERM, so that libraries fall back |
 //! | SO_SNDBUF, asked for by a sender that had to wait | what the kernel gave | 128 KiB |
 //! | SO_RCVBUF, asked for | grows with what arrives | what it may grow to |
@@ -15,41 +20,32 @@
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::raw::{self, RCVLOWAT, ULP, ZEROCOPY};
 use wormhole_tests::room::SOON;
-use wormhole_tests::traffic::{End, PATIENCE, Stream, bytes, drain, reset};
+use wormhole_tests::traffic::{End, Stream, bytes, drain};
 use wormhole_tests::{three_ways, wait_until};
 
 three_ways!(
     msg_waitall_takes_what_is_there,
     so_rcvlowat_is_ignored,
     urgent_data_is_in_the_stream,
+    msg_trunc_throws_nothing_away,
+    nothing_is_told_beside_the_bytes,
+    peeks_begin_at_the_front,
+    nothing_is_held_back,
+    tcp_info_counts_what_went_by_tcp,
     zero_copy_is_refused,
     an_upper_protocol_is_refused,
-    a_reset_breaks_a_waiting_read_off,
-    a_shutdown_by_another_thread_breaks_a_waiting_read_off,
-    an_end_with_answers_unread_may_break_a_waiting_read_off,
     the_send_buffer_may_be_shown_small,
     the_receive_buffer_is_shown_large,
     fionread_says_nothing_where_the_kernel_does_not_count,
 );
 
-/// Puts a socket's queue to use, so that it is one of the fast path in every respect.
-fn used(lane: &Lane) -> (TcpStream, TcpStream) {
-    let (client, server) = lane.pair();
-    for (mut from, mut to) in [(&client, &server), (&server, &client)] {
-        from.write_all(b"word").unwrap();
-        to.read_exact(&mut [0; 4]).unwrap();
-    }
-    (client, server)
-}
-
 fn msg_waitall_takes_what_is_there(lane: &Lane) {
-    let (mut client, server) = used(lane);
+    let (mut client, server) = lane.used();
     client.write_all(bytes(0, 500)).unwrap();
     wait_until("500 bytes", SOON, || server.peek(&mut [0; 500]).is_ok_and(|n| n == 500).then_some(()));
     let mut got = [0; 1000];
@@ -69,7 +65,7 @@ fn msg_waitall_takes_what_is_there(lane: &Lane) {
 }
 
 fn so_rcvlowat_is_ignored(lane: &Lane) {
-    let (mut client, mut server) = used(lane);
+    let (mut client, mut server) = lane.used();
     raw::set_number(&server, RCVLOWAT, 1000).unwrap();
     client.write_all(bytes(0, 500)).unwrap();
     let mut got = [0; 1000];
@@ -88,7 +84,7 @@ fn so_rcvlowat_is_ignored(lane: &Lane) {
 }
 
 fn urgent_data_is_in_the_stream(lane: &Lane) {
-    let (mut client, mut server) = used(lane);
+    let (mut client, mut server) = lane.used();
     client.write_all(b"before").unwrap();
     assert_eq!(send(&client, b"!", SendFlags::OOB).unwrap(), 1);
     client.write_all(b"after").unwrap();
@@ -98,8 +94,92 @@ fn urgent_data_is_in_the_stream(lane: &Lane) {
     assert_eq!((String::from_utf8_lossy(&got), end), (String::from_utf8_lossy(expected), End::Eof));
 }
 
+fn msg_trunc_throws_nothing_away(lane: &Lane) {
+    let (mut client, mut server) = lane.used();
+    client.write_all(bytes(0, 500)).unwrap();
+    wait_until("500 bytes", SOON, || server.peek(&mut [0; 500]).is_ok_and(|n| n == 500).then_some(()));
+    // Without a place to put them.
+    let thrown = raw::throw_away(&server, 200);
+    if lane.way == Way::Fast {
+        assert_eq!(thrown.unwrap_err().raw_os_error(), Some(libc::EFAULT));
+    } else {
+        assert_eq!(thrown.unwrap(), 200);
+    }
+    let rest = if lane.way == Way::Fast { 500 } else { 300 };
+    let mut got = vec![0; rest];
+    server.read_exact(&mut got).unwrap();
+    assert!(got == bytes(0, 500)[500 - rest..], "not the bytes that were left");
+}
+
+fn nothing_is_told_beside_the_bytes(lane: &Lane) {
+    for option in [raw::INQ, raw::TIMESTAMP] {
+        let (mut client, server) = lane.used();
+        raw::set_number(&server, option, 1).unwrap();
+        client.write_all(bytes(0, 500)).unwrap();
+        wait_until("500 bytes", SOON, || server.peek(&mut [0; 500]).is_ok_and(|n| n == 500).then_some(()));
+        let mut got = [0; 400];
+        let (len, control) = raw::receive(&server, &mut got).unwrap();
+        assert!((len, &got[..]) == (400, bytes(0, 400)));
+        assert_eq!(control == 0, lane.way == Way::Fast, "{option:?}: {control} bytes of control messages");
+    }
+}
+
+fn peeks_begin_at_the_front(lane: &Lane) {
+    let (mut client, server) = lane.used();
+    raw::set_number(&server, raw::PEEK_OFF, 0).unwrap();
+    client.write_all(b"abcdef").unwrap();
+    wait_until("6 bytes", SOON, || rustix::io::ioctl_fionread(&server).is_ok_and(|n| n == 6 || !counts(lane)).then_some(()));
+    let mut got = [0; 6];
+    let (first, second) = got.split_at_mut(3);
+    for part in [first, second] {
+        assert_eq!(server.peek(part).unwrap(), 3);
+    }
+    assert_eq!(&got, if lane.way == Way::Fast { b"abcabc" } else { b"abcdef" });
+}
+
+/// Whether FIONREAD tells what can be read.
+fn counts(lane: &Lane) -> bool {
+    lane.passes("fionread-redirected")
+}
+
+/// Bytes that wait for more are for TCP's sake, which has fewer packets so; here there are none.
+fn nothing_is_held_back(lane: &Lane) {
+    let (mut client, mut server) = lane.used();
+    for cork in [false, true] {
+        if cork {
+            raw::set_number(&client, raw::CORK, 1).unwrap();
+            client.write_all(b"some").unwrap();
+        } else {
+            send(&client, b"some", SendFlags::MORE).unwrap();
+        }
+        if lane.way == Way::Fast {
+            // Nothing else comes meanwhile.
+            server.read_exact(&mut [0; 4]).unwrap();
+        } else {
+            thread::sleep(Duration::from_millis(20));
+            assert_eq!(recv(&server, &mut [0; 4][..], RecvFlags::DONTWAIT).unwrap_err(), rustix::io::Errno::AGAIN);
+        }
+        client.write_all(b"more").unwrap();
+        if cork {
+            raw::set_number(&client, raw::CORK, 0).unwrap();
+        }
+        let mut got = vec![0; if lane.way == Way::Fast { 4 } else { 8 }];
+        server.read_exact(&mut got).unwrap();
+    }
+}
+
+fn tcp_info_counts_what_went_by_tcp(lane: &Lane) {
+    let (mut client, mut server) = lane.used();
+    for _ in 0..10 {
+        client.write_all(bytes(0, 1000)).unwrap();
+        server.read_exact(&mut [0; 1000]).unwrap();
+    }
+    let received = raw::bytes_received(&server).unwrap();
+    assert_eq!(received < 1000, lane.way == Way::Fast, "{received}");
+}
+
 fn zero_copy_is_refused(lane: &Lane) {
-    let (client, server) = used(lane);
+    let (client, server) = lane.used();
     for stream in [&client, &server] {
         let answer = raw::set_number(stream, ZEROCOPY, 1);
         match lane.way {
@@ -110,7 +190,7 @@ fn zero_copy_is_refused(lane: &Lane) {
 }
 
 fn an_upper_protocol_is_refused(lane: &Lane) {
-    let (client, server) = used(lane);
+    let (client, server) = lane.used();
     for stream in [&client, &server] {
         let answer = raw::set(stream, ULP, b"tls");
         if lane.way == Way::Fast {
@@ -127,100 +207,10 @@ fn an_upper_protocol_is_refused(lane: &Lane) {
     assert_eq!(&got, b"plain");
 }
 
-/// Waits in a read until something happens; gives how that ended, and how the read after it did.
-fn two_reads(mut stream: &TcpStream) -> [std::io::Result<usize>; 2] {
-    let began = Instant::now();
-    let first = stream.read(&mut [0; 10]);
-    assert!(began.elapsed() < PATIENCE / 2, "nobody woke the reader");
-    [first, stream.read(&mut [0; 10])]
-}
-
-fn is(read: &std::io::Result<usize>, kind: ErrorKind) -> bool {
-    read.as_ref().is_err_and(|e| e.kind() == kind)
-}
-
-/// Never a clean end, and the reset comes with the next read.
-fn a_reset_breaks_a_waiting_read_off(lane: &Lane) {
-    for swap in [false, true] {
-        let (client, server) = used(lane);
-        let (near, far) = if swap { (server, client) } else { (client, server) };
-        thread::scope(|scope| {
-            let reader = scope.spawn(|| two_reads(&near));
-            asleep(&reader);
-            reset(far);
-            let [first, second] = reader.join().unwrap();
-            match lane.way {
-                Way::Fast if is(&first, ErrorKind::WouldBlock) => {
-                    assert!(is(&second, ErrorKind::ConnectionReset), "{second:?}");
-                }
-                _ => assert!(is(&first, ErrorKind::ConnectionReset), "{first:?}"),
-            }
-        });
-    }
-}
-
-/// Gives a thread the time to begin to wait; there is no sign of it that one could wait for.
-fn asleep<T>(thread: &thread::ScopedJoinHandle<'_, T>) {
-    thread::sleep(Duration::from_millis(50));
-    assert!(!thread.is_finished(), "it did not wait");
-}
-
-fn a_shutdown_by_another_thread_breaks_a_waiting_read_off(lane: &Lane) {
-    let (client, mut server) = used(lane);
-    thread::scope(|scope| {
-        let reader = scope.spawn(|| two_reads(&client));
-        asleep(&reader);
-        client.end().unwrap();
-        thread::sleep(Duration::from_millis(50));
-        assert_eq!(drain(&mut server), (vec![], End::Eof));
-        server.write_all(b"answer").unwrap();
-        drop(server);
-        let [first, second] = reader.join().unwrap();
-        match lane.way {
-            // Nothing is lost by it.
-            Way::Fast if is(&first, ErrorKind::WouldBlock) => {
-                let more =
-                    second.or_else(|e| if e.kind() == ErrorKind::WouldBlock { (&client).read(&mut [0; 10]) } else { Err(e) });
-                assert_eq!(more.unwrap(), 6);
-            }
-            _ => assert_eq!((first.unwrap(), second.unwrap()), (6, 0)),
-        }
-    });
-}
-
-/// In one thread: shut down while an answer waits, read it, then wait for the next one. The other side's kernel acknowledges
-/// the end meanwhile. Nothing is lost by it. With nothing unread it does not happen, see `fastpath_ends`.
-fn an_end_with_answers_unread_may_break_a_waiting_read_off(lane: &Lane) {
-    let (mut client, mut server) = used(lane);
-    server.write_all(b"first").unwrap();
-    wait_until("the first answer", SOON, || client.peek(&mut [0; 5]).is_ok_and(|n| n == 5).then_some(()));
-    thread::scope(|scope| {
-        let reader = scope.spawn(|| {
-            client.end().unwrap();
-            client.read_exact(&mut [0; 5]).unwrap();
-            let mut broken_off = 0;
-            loop {
-                match client.read(&mut [0; 10]) {
-                    Err(e) if e.kind() == ErrorKind::WouldBlock && broken_off < 3 => broken_off += 1,
-                    other => return (broken_off, other.unwrap()),
-                }
-            }
-        });
-        assert_eq!(drain(&mut server), (vec![], End::Eof));
-        // Longer than an acknowledgement may be delayed.
-        thread::sleep(Duration::from_millis(300));
-        server.write_all(b"answer").unwrap();
-        let (broken_off, got) = reader.join().unwrap();
-        assert_eq!(got, 6);
-        println!("{:?}: broken off {broken_off} times", lane.way);
-        assert!(broken_off == 0 || lane.way == Way::Fast);
-    });
-}
-
 /// A sender that has to wait for its reader waits in TCP, whose buffer is made small for that.
 fn the_send_buffer_may_be_shown_small(lane: &Lane) {
     const ALL: usize = 64 << 20;
-    let (mut client, mut server) = used(lane);
+    let (mut client, mut server) = lane.used();
     let before = socket2::SockRef::from(&client).send_buffer_size().unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -247,7 +237,7 @@ fn the_send_buffer_may_be_shown_small(lane: &Lane) {
 }
 
 fn the_receive_buffer_is_shown_large(lane: &Lane) {
-    let (client, server) = used(lane);
+    let (client, server) = lane.used();
     for socket in [socket2::SockRef::from(&client), socket2::SockRef::from(&server)] {
         // An accepted socket's at the first option that is set.
         socket.set_tcp_nodelay(true).unwrap();
@@ -261,10 +251,10 @@ fn the_receive_buffer_is_shown_large(lane: &Lane) {
 }
 
 fn fionread_says_nothing_where_the_kernel_does_not_count(lane: &Lane) {
-    let (mut client, mut server) = used(lane);
+    let (mut client, mut server) = lane.used();
     client.write_all(bytes(0, 500)).unwrap();
     wait_until("500 bytes", SOON, || server.peek(&mut [0; 500]).is_ok_and(|n| n == 500).then_some(()));
-    let says = if lane.passes("fionread-redirected") { 500 } else { 0 };
+    let says = if counts(lane) { 500 } else { 0 };
     assert_eq!(rustix::io::ioctl_fionread(&server).unwrap(), says);
     server.read_exact(&mut [0; 500]).unwrap();
 }

@@ -86,6 +86,9 @@ pub const HEAD_CHECKS: u32 = 1;
 /// No client is enrolled, and what is accepted there is no server: wormholed relays it.
 pub const HEAD_OFF: u32 = 2;
 
+/// An offset: this kernel has no such field.
+pub const NO_FIELD: u32 = u32::MAX;
+
 /// Bytes of an executable's base name that are compared, zeros after it.
 pub const EXE_NAME: usize = 32;
 
@@ -260,8 +263,8 @@ pub struct SlotSide {
     pub mover: u16,
     /// 1 once another task than the first one has sent: several may be at it at a time. Program.
     pub several: u8,
-    /// Zero.
-    pub pad: u8,
+    /// 1 when the ring of whoever sends here is for files, and it sends by send(2) all the same. Userspace, before the socket is there.
+    pub files: u8,
     /// Messages that were, or are about to be, put into this side's queue; or [`LEFT`]. Programs, atomically.
     pub queued: u64,
     /// When that was last raised: `CLOCK_MONOTONIC_COARSE`, in nanoseconds. Programs.

@@ -6,7 +6,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_get_current_task;
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes};
-use wormhole_common::{EXE_NAME, ExeName};
+use wormhole_common::{EXE_NAME, ExeName, NO_FIELD};
 
 macro_rules! settings {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $value:expr;)*) => {
@@ -95,10 +95,14 @@ settings! {
 /// Kernel memory that a redirected message costs besides its bytes: a `struct sk_msg` of about 700 bytes.
 pub const MESSAGE_COST: u32 = 768;
 
-/// A field of the structure at `base`.
+/// A field of the structure at `base`; none where this kernel has no such field.
 #[inline(always)]
 pub fn read<T>(base: u64, offset: &Global<u32>) -> Option<T> {
-    read_at(base.wrapping_add(u64::from(offset.load())))
+    // Known to the verifier, which leaves out what is never done.
+    match offset.load() {
+        NO_FIELD => None,
+        offset => read_at(base.wrapping_add(u64::from(offset))),
+    }
 }
 
 /// What is at an address.
@@ -227,9 +231,20 @@ pub fn is_single(task: u64) -> bool {
 /// (`tcp_bpf_sendmsg` does not revert the iterator, and `io_send` does not begin a new one; seen on 6.18).
 #[inline(always)]
 pub fn uses_ring(task: u64) -> bool {
-    const PF_IO_WORKER: u32 = 0x10;
+    has_ring(task) || works_for_ring(task)
+}
+
+/// True when this task has made a ring, or has handed something to one.
+#[inline(always)]
+pub fn has_ring(task: u64) -> bool {
     read::<u64>(task, &OFF_RING).is_some_and(|ring| ring != 0)
-        || read::<u32>(task, &OFF_FLAGS).is_some_and(|flags| flags & PF_IO_WORKER != 0)
+}
+
+/// True when this task is one of the kernel's that do what was handed to a ring; it does nothing else in its life.
+#[inline(always)]
+pub fn works_for_ring(task: u64) -> bool {
+    const PF_IO_WORKER: u32 = 0x10;
+    read::<u32>(task, &OFF_FLAGS).is_some_and(|flags| flags & PF_IO_WORKER != 0)
 }
 
 /// The base name of the executable that the current task runs; zeros when it has none.

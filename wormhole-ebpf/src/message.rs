@@ -15,7 +15,7 @@
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
-use crate::kernel::{is_drained, is_owned, is_single, uses_ring, write_seq};
+use crate::kernel::{has_ring, is_drained, is_owned, is_single, works_for_ring, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
 use crate::memory::is_short;
 use crate::room::{WAIT_NS, has_room, makes_room, takes_room};
@@ -57,8 +57,8 @@ pub fn wh_msg(ctx: SkMsgContext) -> u32 {
 fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut SlotSide) -> u32 {
     // SAFETY: no arguments; an address as a number.
     let task = unsafe { bpf_get_current_task() };
-    if mine.generation == me.generation && (me.sender != task || me.streak % STREAK == 0) {
-        note_ring(task, mine);
+    if mine.generation == me.generation {
+        note_ring(task, me.sender != task, mine);
     }
     note_sender(me, mine, task);
     let size = ctx.size();
@@ -70,10 +70,11 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     PASS
 }
 
-/// Whether a task sends by io_uring: then wormholed takes the socket out of the map, once it sees bytes come by TCP.
+/// Whether a task sends by io_uring: then wormholed takes the socket out of the map, once it sees bytes come by TCP. A task may
+/// make its ring at any time, so every message asks.
 #[inline(always)]
-fn note_ring(task: u64, mine: &mut SlotSide) {
-    if mine.off == 0 && uses_ring(task) {
+fn note_ring(task: u64, other: bool, mine: &mut SlotSide) {
+    if mine.off == 0 && mine.files == 0 && (has_ring(task) || (other && works_for_ring(task))) {
         mine.off = OFF_RING;
         count(Count::Ring);
     }

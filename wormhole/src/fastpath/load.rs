@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
-use wormhole_common::{MAX_SLOTS, SOCKET_SK};
+use wormhole_common::{MAX_SLOTS, NO_FIELD, SOCKET_SK};
 
 /// Why there is no fast path.
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +155,7 @@ impl Offsets {
             ("OFF_SIGNAL", btf.offset("task_struct", &["signal"])?),
             ("OFF_THREADS", btf.offset("signal_struct", &["nr_threads"])?),
             // Without io_uring there is no such field.
-            ("OFF_RING", btf.offset("task_struct", &["io_uring"]).unwrap_or(u32::MAX)),
+            ("OFF_RING", btf.offset("task_struct", &["io_uring"]).unwrap_or(NO_FIELD)),
             ("OFF_FLAGS", btf.offset("task_struct", &["flags"])?),
             ("OFF_MM", btf.offset("task_struct", &["mm"])?),
             ("OFF_EXE_FILE", btf.offset("mm_struct", &["exe_file"])?),
@@ -168,13 +168,13 @@ impl Offsets {
 /// A socket's timer by any of its names. One that is not known counts as never pending: a socket that it is set for seems
 /// to be in somebody's hands, and stays where it is.
 fn timer(btf: &Btf, names: &[(&str, &str)]) -> u32 {
-    names.iter().find_map(|(of, name)| btf.offset(of, &[name, "entry", "pprev"]).ok()).unwrap_or(u32::MAX)
+    names.iter().find_map(|(of, name)| btf.offset(of, &[name, "entry", "pprev"]).ok()).unwrap_or(NO_FIELD)
 }
 
 /// Likewise one of high resolution, with its first bit set while it is pending.
 fn hrtimer(btf: &Btf, name: &str) -> u32 {
     let field = |field| btf.offset("tcp_sock", &[name, field]).ok();
-    field("state").or_else(|| field("is_queued")).unwrap_or(u32::MAX)
+    field("state").or_else(|| field("is_queued")).unwrap_or(NO_FIELD)
 }
 
 impl Fastpath {

@@ -65,6 +65,13 @@ impl Pair {
         self.side(Role::Server)
     }
 
+    /// Says, before there is a server, that the ring of this one is for files: it is no reason to leave what it sends to TCP.
+    pub fn expects_ring_for_files(&self) {
+        if let Some(server) = self.server() {
+            server.set_files();
+        }
+    }
+
     /// Bytes that went straight from socket to socket.
     pub fn direct(&self) -> Bytes {
         let of = |side: Option<Side<'_>>| side.map_or(0, Side::direct_bytes);

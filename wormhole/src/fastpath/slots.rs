@@ -91,6 +91,12 @@ impl Side<'_> {
         unsafe { AtomicU8::from_ptr(&raw mut (*self.at).spliced) }.swap(1, Release) == 0
     }
 
+    /// Says that the application sends by send(2) although it uses io_uring.
+    pub fn set_files(self) {
+        // SAFETY: as above.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.at).files) }.store(1, Release);
+    }
+
     /// Nothing more goes straight to the other side; `why` is one of the `OFF_` constants. The first reason stays.
     pub fn set_off(self, why: u8) {
         // SAFETY: as above.

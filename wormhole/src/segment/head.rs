@@ -78,7 +78,10 @@ impl Head {
                 relays.datagrams.add(fd, Arc::clone(route)).map_err(|e| bind(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?,
             ),
             Proto::Tcp | Proto::Unix => {
+                // Known to the programs before anybody can connect: what another segment's connection is accepted by must not
+                // be taken for a server.
                 let gate = head.gate(fd.as_fd(), bound, route.options.fastpath);
+                rustix::net::listen(&fd, BACKLOG).map_err(bind)?;
                 Bound::Stream(relays.streams.listen(fd, route, false, gate))
             }
         });
@@ -188,9 +191,6 @@ fn bind_inet(site: &Site, proto: Proto, addr: SocketAddr, options: &RelayOptions
         prepare_tcp(fd.as_fd(), options)?;
     }
     rustix::net::bind(&fd, &addr)?;
-    if proto == Proto::Tcp {
-        rustix::net::listen(&fd, BACKLOG)?;
-    }
     let bound = SocketAddr::try_from(rustix::net::getsockname(&fd)?).unwrap_or(addr);
     Ok((fd, bound))
 }

@@ -33,11 +33,17 @@ const REST: u32 = 9;
 /// Executables that listen for others, who accept or are handed what was accepted.
 const FOR_OTHERS: &[&str] = &["systemd", "systemd-executor", "systemd-socket-activate", "inetd", "xinetd"];
 
+/// Executables whose io_uring is for files, and which send by send(2): database servers. (A thread of one that has handed a read to
+/// its ring would else count as one that sends by it.)
+const RING_FOR_FILES: &[&str] = &["mariadbd", "mysqld", "postgres"];
+
 /// What is known of the executables that listen at a tail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     /// All may be enrolled.
     Free,
+    /// All may be, and a ring of theirs is for files.
+    Files,
     /// This one may not.
     Spared(Arc<str>),
     /// One uses io_uring.
@@ -85,15 +91,21 @@ impl Server {
     /// Why it is not to be enrolled, if so. Asks for a look when that is not known, for the next connection's sake.
     pub fn objection(&self) -> Option<Why> {
         match &**self.verdict.load() {
-            Verdict::Free => None,
+            Verdict::Free | Verdict::Files => None,
             Verdict::Spared(exe) => Some(Why::ServerSpared(Arc::clone(exe))),
-            _ if self.any => None,
+            // Whatever the mode: what it sends might not arrive whole.
             Verdict::Ring => Some(Why::ServerRing),
+            _ if self.any => None,
             Verdict::Unknown => {
                 self.wake.notify_one();
                 Some(Why::ServerUnknown)
             }
         }
+    }
+
+    /// True when it uses io_uring, but not for its sockets.
+    pub fn has_ring_for_files(&self) -> bool {
+        **self.verdict.load() == Verdict::Files
     }
 
     /// True when nobody listened when it was last looked, and that was before `since`: whoever accepts a connection that
@@ -162,12 +174,16 @@ fn judge(sockets: &[Vec<Holder>], own: u32, spared: impl Fn(&str) -> bool) -> Ve
     if let Some(exe) = others().filter_map(|holder| holder.exe.as_ref()).find(|exe| spared(exe)) {
         return Verdict::Spared(Arc::clone(exe));
     }
-    if others().any(|holder| holder.ring) {
+    let is_for_files = |holder: &Holder| holder.exe.as_deref().is_some_and(|exe| RING_FOR_FILES.contains(&exe));
+    if others().any(|holder| holder.ring && !is_for_files(holder)) {
         return Verdict::Ring;
     }
     let accepts = |holder: &Holder| holder.pid == own || holder.exe.as_deref().is_some_and(|exe| !FOR_OTHERS.contains(&exe));
     let known = !sockets.is_empty() && sockets.iter().all(|holders| holders.iter().any(accepts));
-    if known && others().all(|holder| holder.exe.is_some()) { Verdict::Free } else { Verdict::Unknown }
+    if !known || !others().all(|holder| holder.exe.is_some()) {
+        return Verdict::Unknown;
+    }
+    if others().any(|holder| holder.ring) { Verdict::Files } else { Verdict::Free }
 }
 
 impl Owners {
@@ -276,8 +292,8 @@ mod tests {
     fn verdict(sockets: &[&[(u32, &str)]]) -> Verdict {
         let holder = |(pid, exe): &(u32, &str)| Holder {
             pid: *pid,
-            exe: (!exe.is_empty()).then(|| (*exe).into()),
-            ring: exe.starts_with("uring-"),
+            exe: (!exe.is_empty()).then(|| exe.trim_start_matches("+").into()),
+            ring: exe.starts_with('+'),
         };
         let sockets: Vec<Vec<Holder>> = sockets.iter().map(|holders| holders.iter().map(holder).collect()).collect();
         judge(&sockets, OWN, |exe| ["haproxy", "wormholed"].contains(&exe))
@@ -293,8 +309,16 @@ mod tests {
 
     #[test]
     fn who_uses_io_uring_is_kept_off() {
-        assert_eq!(verdict(&[&[(7, "nginx"), (8, "uring-echo")]]), Verdict::Ring);
-        assert_eq!(verdict(&[&[(7, "uring-echo"), (8, "haproxy")]]), Verdict::Spared("haproxy".into()));
+        assert_eq!(verdict(&[&[(7, "nginx"), (8, "+echo")]]), Verdict::Ring);
+        assert_eq!(verdict(&[&[(7, "+echo"), (8, "haproxy")]]), Verdict::Spared("haproxy".into()));
+    }
+
+    #[test]
+    fn a_ring_for_files_does_not_count() {
+        assert_eq!(verdict(&[&[(7, "mariadbd")]]), Verdict::Free);
+        assert_eq!(verdict(&[&[(7, "+mariadbd")]]), Verdict::Files);
+        assert_eq!(verdict(&[&[(7, "+mariadbd"), (8, "+echo")]]), Verdict::Ring);
+        assert_eq!(verdict(&[&[(7, "+mariadbd"), (8, "")]]), Verdict::Unknown);
     }
 
     #[test]

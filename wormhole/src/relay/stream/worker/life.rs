@@ -62,6 +62,9 @@ impl Worker {
         // Asked for each attempt: the tail may have changed since the one before.
         conn.no_server = conn.link.as_ref().ok().and(target.server.as_ref()).and_then(|server| server.objection());
         let link = conn.link.as_ref().ok().filter(|_| conn.no_server.is_none());
+        if let Some(link) = link.filter(|_| server.is_some_and(|server| server.has_ring_for_files())) {
+            link.pair().expects_ring_for_files();
+        }
         let attempt = loop {
             let mut tried = socket::connect(target, conn.attempt, link, &route.options);
             if matches!(tried, Err(Errno::MFILE | Errno::NFILE)) && self.reserve.release() {
