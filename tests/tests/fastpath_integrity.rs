@@ -54,11 +54,11 @@ fn segments(room: &Room, chain: &Chain) -> Vec<serde_json::Value> {
 
 /// Runs a crowd over chains of these lengths; every segment of every chain has to have counted the same.
 fn over(crowd: &Crowd, lengths: &[usize]) {
-    over_with(crowd, lengths, |_| {});
+    over_with(crowd, lengths, AT_ONCE, |_| {});
 }
 
-/// With listeners that were prepared.
-fn over_with(crowd: &Crowd, lengths: &[usize], prepare: fn(&TcpListener)) {
+/// So many at a time, with listeners that were prepared.
+fn over_with(crowd: &Crowd, lengths: &[usize], at_once: usize, prepare: fn(&TcpListener)) {
     let room = Room::with(None, &["--fastpath", "on"]);
     if let Err(why) = fast::available(&room) {
         skip!("{why}");
@@ -73,7 +73,7 @@ fn over_with(crowd: &Crowd, lengths: &[usize], prepare: fn(&TcpListener)) {
         })
         .collect();
     let doors: Vec<Door> = chains.iter().map(|chain| Door::Tcp(room.ns(), chain.made.addr())).collect();
-    crowd.run(&doors, AT_ONCE);
+    crowd.run(&doors, at_once);
     crowd.check();
     let mut bytes = (0, 0);
     for (index, chain) in chains.iter().enumerate() {
@@ -139,12 +139,14 @@ fn messages_of_several_threads_stay_whole() {
 }
 
 /// A thread that has been told to send direct may get no further for a while. What another one sends meanwhile goes by TCP
-/// when there is no room for it, and the relay has it in pieces. Of 1,000 conversations one or two go wrong when the relay does
+/// when there is no room for it, and the relay has it in pieces. Of 1,000 conversations some seven go wrong when the relay does
 /// not wait for the first one. They are slow: a fifth of what is asked for.
 #[test]
 fn messages_of_threads_that_are_held_up_stay_whole() {
     require!(Box);
     const THREADS: &[Kind] = &[Kind::LateThreads];
+    /// With many, all of them may wait for minutes for the lock of this process's memory, which one that gives way has.
+    const FEW: usize = 16;
     // Little room: a server's socket inherits it.
     let prepare = |listener: &TcpListener| {
         SockRef::from(listener).set_recv_buffer_size(16 << 10).unwrap();
@@ -160,7 +162,7 @@ fn messages_of_threads_that_are_held_up_stay_whole() {
             });
         }
         let _over = Over(over);
-        over_with(&Crowd::new(count(750) / 5, THREADS, LARGEST), &[1], prepare);
+        over_with(&Crowd::new(count(750) / 5, THREADS, LARGEST), &[1], FEW, prepare);
     });
 }
 

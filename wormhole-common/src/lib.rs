@@ -280,6 +280,9 @@ pub const OFF_PLAIN: u8 = 3;
 /// The kernel had no memory to put what this side sent into the other's queue: it goes by TCP from then on.
 pub const OFF_STARVED: u8 = 4;
 
+/// This side sends by io_uring, and its socket has left the map.
+pub const OFF_ALONE: u8 = 5;
+
 /// Set in [`SlotSide::queued`]: the socket leaves the map, and nothing more may be put into its queue.
 pub const LEFT: u64 = 1 << 63;
 

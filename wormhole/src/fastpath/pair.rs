@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use wormhole_common::{
-    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_PLAIN, OFF_RING, OFF_SPLICED, OFF_STARVED,
-    QUESTION_WORDS, Role, socket_key,
+    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_ALONE, OFF_PLAIN, OFF_RING, OFF_SPLICED,
+    OFF_STARVED, QUESTION_WORDS, Role, socket_key,
 };
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
@@ -86,7 +86,8 @@ impl Pair {
 
     /// True once both applications' sockets are enrolled and nothing is switched off: both can send direct.
     pub fn is_complete(&self) -> bool {
-        let direct = |side: Side<'_>| side.spliced() == 0 && side.off() == 0;
+        // Who sends by io_uring is not left to the relay before the socket has left the map, which takes no time.
+        let direct = |side: Side<'_>| side.spliced() == 0 && matches!(side.off(), 0 | OFF_RING);
         self.server().is_some_and(|server| server.enrolled() != 0 && direct(server)) && self.client().is_some_and(direct)
     }
 
@@ -95,7 +96,7 @@ impl Pair {
         let off = |why| [self.client(), self.server()].into_iter().flatten().any(|side| side.off() == why);
         if self.spliced().is_some() {
             Some(Why::Spliced)
-        } else if off(OFF_RING) {
+        } else if off(OFF_ALONE) {
             Some(Why::Ring)
         } else if off(OFF_STARVED) {
             Some(Why::Memory)
@@ -276,16 +277,23 @@ impl Link {
         [slot.into(), generation.into(), role as u64]
     }
 
-    /// Takes the socket of whoever sends to the application in `role` out of the map, if it sends by io_uring. Tells whether that is done; it is not while something is in its own queue.
+    /// True when whoever sends to the application in `role` does so by io_uring: its socket is to leave the map.
+    pub fn sends_by_ring(&self, role: Role) -> bool {
+        self.pair.sender_to(role).is_some_and(|side| side.off() == OFF_RING)
+    }
+
+    /// Takes the socket of whoever sends to the application in `role` out of the map. Tells whether that is done; it is not
+    /// while something is in its own queue, and from now on nothing more is put there.
     pub fn let_go(&self, role: Role) -> bool {
         let sender = if role == Role::Client { Role::Server } else { Role::Client };
-        let Some(side) = self.pair.side(sender).filter(|side| side.off() == OFF_RING) else { return false };
+        let Some(side) = self.pair.side(sender) else { return false };
         side.shut();
         if self.pair.fastpath.quiet.ask(&self.words(sender)).unwrap_or_default() == 0 {
             return false;
         }
         // One that is not there any more is as good.
         let _ = self.pair.fastpath.sockets.remove(&self.key(sender));
+        side.set_alone();
         true
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
-use wormhole_common::{LEFT, Slot, SlotSide};
+use wormhole_common::{LEFT, OFF_ALONE, OFF_RING, Slot, SlotSide};
 
 /// The array of slots.
 #[derive(Debug)]
@@ -101,6 +101,12 @@ impl Side<'_> {
     pub fn set_off(self, why: u8) {
         // SAFETY: as above.
         let _ = unsafe { AtomicU8::from_ptr(&raw mut (*self.at).off) }.compare_exchange(0, why, Release, Relaxed);
+    }
+
+    /// Nothing did before, because it sends by io_uring; now its socket has left the map.
+    pub fn set_alone(self) {
+        // SAFETY: as above.
+        let _ = unsafe { AtomicU8::from_ptr(&raw mut (*self.at).off) }.compare_exchange(OFF_RING, OFF_ALONE, Release, Relaxed);
     }
 
     /// Says that the relay is at it on this cpu, or with `None` that it is not.

@@ -217,7 +217,7 @@ impl Conn {
                     self.look_again();
                     Step::Again
                 } else {
-                    self.full().map_or(Step::Wait, Step::Full)
+                    self.again().map_or(Step::Wait, Step::Full)
                 }
             }
         };
@@ -259,8 +259,8 @@ impl Conn {
         turn
     }
 
-    fn full(&self) -> Option<Duration> {
-        [&self.to_tail, &self.to_head].into_iter().filter_map(|pump| pump.queue.full()).min()
+    fn again(&self) -> Option<Duration> {
+        [&self.to_tail, &self.to_head].into_iter().filter_map(|pump| pump.queue.again()).min()
     }
 
     /// Another turn for a connection whose receiver's queue was full.

@@ -39,7 +39,9 @@ pub struct Queue {
     pause: Duration,
     /// The source's receive buffer was made small.
     narrowed: bool,
-    /// The sender's socket was taken out of the map.
+    /// The sender's socket is to be taken out of the map, and how soon to try that again.
+    leaves: Option<Duration>,
+    /// It was taken out.
     alone: bool,
     /// The kernel had no memory for what was last to be put there.
     starved: bool,
@@ -47,7 +49,16 @@ pub struct Queue {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { full: None, room: UNSEEN, seen: None, pause: Duration::ZERO, narrowed: false, alone: false, starved: false }
+        Self {
+            full: None,
+            room: UNSEEN,
+            seen: None,
+            pause: Duration::ZERO,
+            narrowed: false,
+            leaves: None,
+            alone: false,
+            starved: false,
+        }
     }
 }
 
@@ -55,6 +66,11 @@ impl Queue {
     /// How long to wait before the next look, when it was full.
     pub fn full(&self) -> Option<Duration> {
         self.full
+    }
+
+    /// How long to wait before the next turn although nothing happens, if there has to be one.
+    pub fn again(&self) -> Option<Duration> {
+        [self.full, self.leaves].into_iter().flatten().min()
     }
 
     /// Looks again the next time.
@@ -166,11 +182,7 @@ impl Pump {
         }
         self.queue.put(put);
         lane.link.publish(lane.to, self.bytes);
-        if lane.link.let_go(lane.to) {
-            self.queue.alone = true;
-            // As any other socket's from now on: nobody waits for what is done here.
-            let _ = sockopt::set_socket_recv_buffer_size_force(src, WIDE);
-        }
+        self.sees_off(src, lane);
         if let Err(e) = discard(src, scratch.get_mut(..put).unwrap_or_default()) {
             return Some(Turn::ReadFailed(e));
         }
@@ -183,6 +195,30 @@ impl Pump {
             src_ready.readable = src_ready.exact;
         }
         None
+    }
+
+    /// Takes the sender's socket out of the map if it sends by io_uring. While something is in its own queue, or on its way there,
+    /// that is tried again and again: the sooner it is done, the fewer sends come to a socket in the map.
+    pub(super) fn sees_off(&mut self, src: BorrowedFd<'_>, lane: Lane<'_>) {
+        if self.queue.alone || !lane.link.sends_by_ring(lane.to) {
+            return;
+        }
+        if lane.link.let_go(lane.to) {
+            (self.queue.alone, self.queue.leaves) = (true, None);
+            // As any other socket's from now on: nobody waits for what is done here.
+            let _ = sockopt::set_socket_recv_buffer_size_force(src, WIDE);
+        } else {
+            self.queue.leaves = Some(self.queue.leaves.map_or(FIRST, |last| (2 * last).min(LAST)));
+        }
+    }
+
+    /// As above at the end of a turn: also after the first bytes, and if it did not succeed the last time.
+    pub(super) fn sees_off_at_last(&mut self, src: BorrowedFd<'_>, lane: Option<Lane<'_>>) {
+        if self.ended {
+            self.queue.leaves = None;
+        } else if let Some(lane) = lane.filter(|_| self.out == Out::Inject) {
+            self.sees_off(src, lane);
+        }
     }
 
     /// Goes on by TCP for good when the kernel has no memory for a redirected message although the receiver has read all: TCP

@@ -107,7 +107,7 @@ pub struct Pump {
     /// Size of the next read; 0: not read yet.
     chunk: usize,
     pub(super) eof: bool,
-    ended: bool,
+    pub(super) ended: bool,
     handed_on: bool,
     /// Bytes written.
     pub bytes: u64,
@@ -157,6 +157,7 @@ impl Pump {
             lane.link.moves(lane.to, true);
         }
         let turn = self.run((src, src_ready), (dst, dst_ready), lane, tools);
+        self.sees_off_at_last(src, lane);
         if let Some(lane) = moves {
             lane.link.moves(lane.to, false);
         }
