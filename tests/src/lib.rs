@@ -27,6 +27,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a harness says by panicking that a test failed
 
 pub mod boxed;
+pub mod chain;
 pub mod crowd;
 pub mod daemon;
 pub mod docker;
@@ -46,6 +47,7 @@ pub mod run;
 pub mod server;
 pub mod skip;
 pub mod splice;
+pub mod stop;
 pub mod talk;
 pub mod traffic;
 pub mod wait;

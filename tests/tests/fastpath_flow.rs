@@ -2,14 +2,17 @@
 //! epoll tells the truth.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
 
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::event::{Timespec, epoll};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
+use wormhole_tests::chain::Chain;
 use wormhole_tests::lane::{Lane, Way};
-use wormhole_tests::traffic::{Again, End, PATIENCE, Random, Stream, drain, endless};
-use wormhole_tests::{require, three_ways};
+use wormhole_tests::room::{Room, SOON};
+use wormhole_tests::stop::{MOST, STOPPED, fill, read};
+use wormhole_tests::traffic::{self, End, PATIENCE, Random, Stream, drain, endless};
+use wormhole_tests::{fast, require, skip, three_ways, wait_until};
 
 three_ways!(
     a_stopped_reader_stops_the_sender,
@@ -25,60 +28,7 @@ three_ways!(
     an_acknowledgement_breaks_no_read_off,
 );
 
-/// What may stand in front of a reader that has stopped, on the fast path. The other two ways may hold what the kernel
-/// lets their buffers grow to.
-const MOST: usize = 8 << 20;
-/// A sender that the kernel has not let write for so long is stopped.
-const STOPPED: Duration = Duration::from_millis(200);
-/// And so is one that gets rid of less than this in twice that time: small writes trickle into the last receive buffer.
-const DRIBBLE: usize = 256 << 10;
-
-/// True when a write would be taken, within `patience`.
-fn writable(stream: &TcpStream, patience: Duration) -> bool {
-    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(patience.subsec_nanos()) };
-    let mut fds = [PollFd::new(stream, PollFlags::OUT)];
-    poll(&mut fds, Some(&timeout)).unwrap();
-    fds[0].revents().contains(PollFlags::OUT)
-}
-
-/// Writes to the endless stream from place `at` on until the kernel stops it; gives how many bytes it took.
-fn fill(stream: &TcpStream, at: usize, write: usize) -> usize {
-    stream.set_nonblocking(true).unwrap();
-    let (mut taken, mut stream, began) = (0, stream, Instant::now());
-    let mut last = (began, 0);
-    loop {
-        match stream.write(endless(at + taken, write)) {
-            Ok(len) => taken += len,
-            Err(e) if e.kind() == ErrorKind::WouldBlock && !writable(stream, STOPPED) => break,
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-            Err(e) => panic!("after {taken} bytes: {e}"),
-        }
-        if last.0.elapsed() > 2 * STOPPED {
-            if taken - last.1 < DRIBBLE {
-                break;
-            }
-            last = (Instant::now(), taken);
-        }
-        assert!(began.elapsed() < PATIENCE && taken < 512 << 20, "nothing stops the sender: {taken} bytes");
-    }
-    stream.set_nonblocking(false).unwrap();
-    taken
-}
-
-/// Reads `len` bytes of the endless stream from place `at` on.
-#[track_caller]
-fn read(mut stream: &TcpStream, at: usize, len: usize) {
-    let (mut done, mut buffer) = (0, vec![0; 1 << 16]);
-    while done < len {
-        let most = buffer.len().min(len - done);
-        // The documented difference: another thread that waited for room to write was woken, and so was this one.
-        let got = Again(&mut stream).read(&mut buffer[..most]).unwrap_or_else(|e| panic!("{done} of {len} bytes: {e}"));
-        assert_ne!(got, 0, "the end after {done} of {len} bytes");
-        assert!(buffer[..got] == *endless(at + done, got), "wrong bytes between {done} and {} of {len}", done + got);
-        done += got;
-    }
-}
-
+/// The other two ways may hold what the kernel lets their buffers grow to.
 #[track_caller]
 fn bounded(lane: &Lane, taken: usize) {
     println!("{:?}: {} KiB in front of a reader that does not read", lane.way, taken >> 10);
@@ -381,5 +331,34 @@ fn an_idle_stream_with_undelivered_bytes_is_reset() {
         );
         drop((client, server));
         lane.finish();
+    }
+}
+
+/// However many segments are between: what goes by TCP meanwhile waits in the sockets between them, too.
+#[test]
+fn a_stopped_reader_stops_the_sender_of_a_chain() {
+    require!(Box);
+    let room = Room::with(None, &["--fastpath", "on"]);
+    if let Err(why) = fast::available(&room) {
+        skip!("{why}");
+    }
+    for len in [2, 5, 8] {
+        let (chain, listener) = Chain::new(&room, len);
+        let client = traffic::connect(&room.ns(), chain.made.addr()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        for stream in [&client, &server] {
+            stream.patience(PATIENCE).unwrap();
+        }
+        for (mut from, mut to) in [(&client, &server), (&server, &client)] {
+            wait_until("bytes to go from socket to socket", SOON, || {
+                from.write_all(b"word").unwrap();
+                to.read_exact(&mut [0; 4]).unwrap();
+                (fast::sum(&room.view(&chain.made.id), "direct") > 0).then_some(())
+            });
+            let taken = fill(from, 0, 64 * 1024);
+            println!("{len} segments: {} KiB in front of a reader that does not read", taken >> 10);
+            assert!(taken <= MOST, "{taken} bytes in front of a reader that does not read");
+            read(to, 0, taken);
+        }
     }
 }

@@ -11,9 +11,10 @@ use std::net::TcpListener;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
+use wormhole_tests::chain::Chain;
 use wormhole_tests::crowd::{Crowd, Door, number};
 use wormhole_tests::netns::Netns;
-use wormhole_tests::room::{Made, Room};
+use wormhole_tests::room::Room;
 use wormhole_tests::talk::{ALL, CLEAN, Kind};
 use wormhole_tests::traffic::listen;
 use wormhole_tests::{fast, require, skip};
@@ -21,36 +22,6 @@ use wormhole_tests::{fast, require, skip};
 /// Conversations at a time.
 const AT_ONCE: usize = 64;
 const LARGEST: usize = 1 << 20;
-
-/// A chain of `len` segments, each in a namespace of its own, and its server's listener.
-struct Chain {
-    made: Made,
-    len: usize,
-    /// They go with their names.
-    _places: Vec<Netns>,
-}
-
-impl Chain {
-    fn new(room: &Room, len: usize) -> (Self, TcpListener) {
-        let places: Vec<Netns> = (0..len).map(|_| Netns::create("c").unwrap()).collect();
-        let (last, between) = places.split_last().unwrap();
-        let listener = listen(&last.ns(), "127.0.0.1:700");
-        let between: String = between.iter().map(|place| format!(" chain url {}@:701", place.name)).collect();
-        let made = room.create(&format!("url :0{between} tail url {}@:700", last.name));
-        (Self { made, len, _places: places }, listener)
-    }
-}
-
-/// The segments of a chain, first one first.
-fn segments(room: &Room, chain: &Chain) -> Vec<serde_json::Value> {
-    let all = room.list();
-    let mut found = vec![room.wait_idle(&chain.made.id)];
-    while let Some(next) = all.iter().find(|s| s["parent"] == found[found.len() - 1]["id"]) {
-        found.push(room.wait_idle(next["id"].as_str().unwrap()));
-    }
-    assert_eq!(found.len(), chain.len, "{all:?}");
-    found
-}
 
 /// Runs a crowd over chains of these lengths; every segment of every chain has to have counted the same.
 fn over(crowd: &Crowd, lengths: &[usize]) {
@@ -79,7 +50,7 @@ fn over_with(crowd: &Crowd, lengths: &[usize], at_once: usize, prepare: fn(&TcpL
     for (index, chain) in chains.iter().enumerate() {
         let numbers = (index as u64..crowd.count).step_by(chains.len());
         let total = numbers.clone().count();
-        for segment in segments(&room, chain) {
+        for segment in chain.segments(&room) {
             let (connections, direct) = (&segment["connections"], fast::sum(&segment, "direct"));
             assert_eq!((&connections["total"], &connections["failed"]), (&total.into(), &0.into()), "{segment}");
             let counted = (segment["bytes"]["to_tail"].as_u64().unwrap(), segment["bytes"]["to_head"].as_u64().unwrap());

@@ -4,8 +4,9 @@
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::netns::Netns;
 use wormhole_tests::raw::{self, FASTOPEN_CONNECT};
@@ -68,29 +69,38 @@ fn the_client_sends_before_anybody_accepts(lane: &Lane) {
     }
 }
 
-/// More than any buffer takes, while the server sleeps; and on without a pause when it wakes up.
+/// More than any buffer takes, while the server sleeps; and on without a pause when it wakes up, until most of it goes from socket
+/// to socket.
 fn much_before_anybody_accepts(lane: &Lane) {
     const ALL: usize = 30 << 20;
-    let mut client = lane.client();
+    const DIRECT: u64 = 20 << 20;
+    let (mut client, over) = (lane.client(), &AtomicBool::new(false));
     thread::scope(|scope| {
-        scope.spawn(|| {
-            for at in (0..ALL).step_by(100_000) {
-                client.write_all(endless(at, 100_000.min(ALL - at))).unwrap_or_else(|e| panic!("after {at} bytes: {e}"));
+        let writer = scope.spawn(move || {
+            let mut at = 0;
+            while at < ALL || !over.load(Relaxed) {
+                client.write_all(endless(at, 100_000)).unwrap_or_else(|e| panic!("after {at} bytes: {e}"));
+                at += 100_000;
             }
             client.end().unwrap();
+            at
         });
         // What is tried here is what happens when the server takes its time.
         thread::sleep(Duration::from_millis(100));
-        let (mut server, mut at, mut buffer) = (lane.accept(), 0, vec![0; 1 << 16]);
+        let (mut server, mut at, mut buffer, began) = (lane.accept(), 0, vec![0; 1 << 16], Instant::now());
         loop {
             let len = server.read(&mut buffer).unwrap_or_else(|e| panic!("after {at} bytes: {e}"));
             if len == 0 {
                 break;
             }
             assert!(buffer[..len] == *endless(at, len), "wrong bytes between {at} and {}", at + len);
+            if at >> 22 != (at + len) >> 22 {
+                over.store(lane.way != Way::Fast || lane.direct() > DIRECT || began.elapsed() > SOON, Relaxed);
+            }
             at += len;
         }
-        assert_eq!(at, ALL);
+        assert_eq!(at, writer.join().unwrap());
+        assert!(lane.way != Way::Fast || lane.direct() > DIRECT, "{} of {at} bytes were direct", lane.direct());
     });
 }
 

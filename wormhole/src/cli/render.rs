@@ -59,7 +59,7 @@ pub fn list(views: &[SegmentView], look: Look) -> String {
     if views.is_empty() {
         return "no segments\n".to_owned();
     }
-    let mut header = vec!["ID", "HEAD -> TAIL", "STATE", "OPEN", "TOTAL", "FAILED", "TO TAIL", "TO HEAD", "DIRECT"];
+    let mut header = vec!["ID", "HEAD -> TAIL", "STATE", "OPEN", "TOTAL", "FAILED", "TO TAIL", "TO HEAD", "DIRECT", "RELAYED"];
     if look.wide {
         header.extend(["RESET", "AGE", "START", "OPTIONS"]);
     }
@@ -78,6 +78,7 @@ pub fn list(views: &[SegmentView], look: Look) -> String {
             number(bytes(view.bytes.to_tail)),
             number(bytes(view.bytes.to_head)),
             number(share(view.direct, view.bytes)),
+            Cell::new(mostly(&view.fallbacks)),
         ];
         if look.wide {
             row.extend([
@@ -209,6 +210,13 @@ fn share(direct: Bytes, all: Bytes) -> String {
 
 fn counted(by_reason: &BTreeMap<String, u64>) -> String {
     by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The reason that was given most often, and a sign that there are others.
+fn mostly(by_reason: &BTreeMap<String, u64>) -> String {
+    let most = by_reason.iter().max_by_key(|(_, count)| **count);
+    let others = if by_reason.len() > 1 { ", …" } else { "" };
+    most.map(|(reason, count)| format!("{count} {}{others}", clean(reason))).unwrap_or_default()
 }
 
 /// Keys and values below each other; a key that repeats is written once.

@@ -32,11 +32,11 @@ fn children_are_indented_under_their_parents() {
     assert_eq!(
         list(&views, Look::default()),
         "\
-ID   HEAD -> TAIL                                       STATE      OPEN  TOTAL  FAILED  TO TAIL   TO HEAD   DIRECT  LAST ERROR
-a    tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB    99 %
-└ d  tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB    99 %
-b    tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB    99 %
-└ c  tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  waiting       1     12       2  1.46 KiB  12.0 MiB    99 %  container\\nx stopped
+ID   HEAD -> TAIL                                       STATE      OPEN  TOTAL  FAILED  TO TAIL   TO HEAD   DIRECT  RELAYED          LAST ERROR
+a    tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB    99 %  2 server-unseen
+└ d  tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB    99 %  2 server-unseen
+b    tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  listening     1     12       2  1.46 KiB  12.0 MiB    99 %  2 server-unseen
+└ c  tcp://127.0.0.1:80 -> tcp://docker:x@127.0.0.1:80  waiting       1     12       2  1.46 KiB  12.0 MiB    99 %  2 server-unseen  container\\nx stopped
 "
     );
     let deep = list(&[view("a", None), view("b", Some("a")), view("c", Some("b"))], Look::default());

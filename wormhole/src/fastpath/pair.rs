@@ -211,6 +211,13 @@ impl Link {
         self.pair.server().is_some_and(|server| server.hops() == self.hop)
     }
 
+    /// True when what this segment hands on to the application in `role` goes through another segment of the chain, and the
+    /// sender goes direct while there is room.
+    pub fn hands_on(&self, role: Role) -> bool {
+        let ours = if role == Role::Client { self.is_first() } else { self.is_last() };
+        !ours && self.pair.is_complete()
+    }
+
     /// Prepares `fd` so that what is sent on it goes into the queue of the application at its other end. False when that
     /// application's socket is not enrolled, or is the next segment's, or the kernel will not: then it is plain TCP.
     pub fn inject_into(&self, role: Role, fd: BorrowedFd<'_>) -> bool {

@@ -21,6 +21,9 @@ const WINDOW: usize = 128 * 1024;
 /// And when it will not go direct any more.
 const WIDE: usize = 4 * 1024 * 1024;
 
+/// Send and receive buffers between two segments of a chain. So much more, twice, may wait in front of a reader for each of them.
+const PASSAGE: usize = 64 * 1024;
+
 /// Bytes that are put into a queue before anybody looks how full it is.
 const UNSEEN: u64 = 16 * 1024;
 
@@ -81,6 +84,20 @@ impl Queue {
     /// The kernel had no memory for more.
     pub fn overflows(&mut self) {
         (self.full, self.starved) = (Some(LATER), true);
+    }
+
+    /// Keeps the buffers between this segment and the next one of a chain small, by which bytes go while the queue at its end
+    /// is full: else each segment would hold as much again as may wait there.
+    pub fn passes_on(&mut self, bytes: u64, src: BorrowedFd<'_>, dst: BorrowedFd<'_>, lane: Lane<'_>) {
+        if self.narrowed || bytes < UNSEEN || !lane.link.hands_on(lane.to) {
+            return;
+        }
+        self.narrowed = true;
+        // Not smaller than it is, for what is on its way would be dropped; the kernel shows twice what is set.
+        let now = sockopt::socket_recv_buffer_size(src).unwrap_or_default() / 2;
+        // Without the right to it (CAP_NET_ADMIN) more may wait there.
+        let _ = sockopt::set_socket_recv_buffer_size_force(src, now.max(PASSAGE));
+        let _ = sockopt::set_socket_send_buffer_size(dst, PASSAGE);
     }
 
     /// True when bytes may be put there now.

@@ -194,6 +194,9 @@ impl Pump {
             if moved >= TURN as u64 {
                 return Turn::Again;
             }
+            if let Some(lane) = lane.filter(|_| self.out == Out::Plain) {
+                self.queue.passes_on(self.bytes, src, dst, lane);
+            }
             if self.streaming && self.pipe.is_none() {
                 self.pipe = tools.pipes.borrow();
             }
