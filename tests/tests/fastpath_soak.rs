@@ -106,6 +106,13 @@ struct Lane {
     killed: u64,
 }
 
+impl Lane {
+    /// The server's place, or the clients'.
+    fn place(&mut self, far: bool) -> &mut Place {
+        if far { &mut self.far } else { &mut self.near }
+    }
+}
+
 /// All of it.
 struct Soak {
     room: Room,
@@ -192,15 +199,21 @@ impl Soak {
             }
             side => {
                 self.kills[2] += 1;
-                // A process from outside is not the container's, but ends with it here.
+                // A process from outside is not the container's, but ends with it here: before it, or after it while its
+                // connections are still in use.
+                let first = random.below(2) == 0;
+                if first {
+                    self.lanes[index].place(side == 8).kill();
+                }
                 if side == 8 {
                     self.kill_server(index);
                 } else {
                     (0..CLIENTS).for_each(|_| self.kill_client(index, 0));
                 }
-                let lane = &mut self.lanes[index];
-                let place = if side == 8 { &mut lane.far } else { &mut lane.near };
-                place.kill();
+                let place = self.lanes[index].place(side == 8);
+                if !first {
+                    place.kill();
+                }
                 place.start();
                 self.markers.push(place.marker(&self.room.netns));
             }
