@@ -208,8 +208,8 @@ impl Fastpath {
         self.exes.get(&exe_name(name)).is_ok()
     }
 
-    /// Why the programs cannot watch the kernel's own functions, if so: then a splice(2) is not noticed at once, and a
-    /// socket that is half-closed leaves the map only if its queue was never used.
+    /// Why the programs cannot watch the kernel's own functions, if so: then a splice(2) is not noticed at once,
+    /// but by the watchdog.
     pub fn blind(&self) -> Option<&str> {
         self.programs.blind.as_deref()
     }

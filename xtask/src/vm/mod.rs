@@ -44,10 +44,10 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     connections: Option<u64>,
     /// After how many minutes a guest is killed and counts as failed
-    #[arg(long, default_value_t = 8, value_name = "MINUTES")]
+    #[arg(long, default_value_t = 90, value_name = "MINUTES")]
     limit: u64,
     /// After how many minutes a suite is killed, likewise
-    #[arg(long, default_value_t = 3, value_name = "MINUTES")]
+    #[arg(long, default_value_t = 15, value_name = "MINUTES")]
     suite_limit: u64,
     /// Show all that a failed guest printed and not the end alone
     #[arg(long)]

@@ -2,7 +2,7 @@
 //! for one connection.
 //!
 //! All threads hold all listeners with `EPOLLEXCLUSIVE` (Linux 4.5): the kernel wakes one of those that sleep. A
-//! connection stays with the thread that accepted it.
+//! connection is handed to another thread when that one has far fewer, and stays there.
 
 mod life;
 
