@@ -55,8 +55,9 @@ pub unsafe extern "C" fn wh_quiet(ctx: *mut c_void) -> u32 {
 /// lock back, may have to wait for that of the receiver, to which it holds a reference until then.
 #[inline(always)]
 fn is_coming(mine: &SlotSide) -> bool {
-    /// Nanoseconds. Nobody but a reader that faults keeps anybody waiting for so long.
-    const LONG: u64 = 1_000_000_000;
+    /// Nanoseconds, in case somebody else keeps a reference. A reader that faults while it copies, in a process whose threads
+    /// wait for each other's memory, was seen to keep others waiting for more than one second.
+    const LONG: u64 = 60_000_000_000;
     // SAFETY: no arguments.
     !is_left_alone(mine.sock) && mine.queued_at + LONG > unsafe { bpf_ktime_get_ns() }
 }

@@ -48,6 +48,8 @@ pub struct Queue {
     alone: bool,
     /// The kernel had no memory for what was last to be put there.
     starved: bool,
+    /// How long it was last waited for what is on its way there.
+    held: Duration,
 }
 
 impl Default for Queue {
@@ -61,6 +63,7 @@ impl Default for Queue {
             leaves: None,
             alone: false,
             starved: false,
+            held: Duration::ZERO,
         }
     }
 }
@@ -116,7 +119,10 @@ impl Queue {
     pub fn follows(&mut self, lane: Lane<'_>) -> bool {
         // Mostly it is there a moment later; and a packet that is just being received counts, too.
         if (0..ASKED).all(|_| lane.link.is_coming(lane.to)) {
-            self.full = Some(FIRST);
+            self.held = (2 * self.held).clamp(FIRST, LATER);
+            self.full = Some(self.held);
+        } else {
+            self.held = Duration::ZERO;
         }
         self.full.is_none()
     }
