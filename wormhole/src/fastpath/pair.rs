@@ -214,20 +214,21 @@ impl Link {
     /// True when what this segment hands on to the application in `role` goes through another segment of the chain, and the
     /// sender goes direct while there is room.
     pub fn hands_on(&self, role: Role) -> bool {
-        let ours = if role == Role::Client { self.is_first() } else { self.is_last() };
-        !ours && self.pair.is_complete()
+        !self.reaches(role) && self.pair.is_complete()
+    }
+
+    /// True when the application in `role` is at this segment's end, and not behind another segment of the chain.
+    fn reaches(&self, role: Role) -> bool {
+        if role == Role::Client { self.is_first() } else { self.is_last() }
     }
 
     /// Prepares `fd` so that what is sent on it goes into the queue of the application at its other end. False when that
     /// application's socket is not enrolled, or is the next segment's, or the kernel will not: then it is plain TCP.
     pub fn inject_into(&self, role: Role, fd: BorrowedFd<'_>) -> bool {
-        let (peer, ours) = match role {
-            Role::Client => (self.pair.client(), self.is_first()),
-            _ => (self.pair.server(), self.is_last()),
-        };
-        if !ours {
+        if !self.reaches(role) {
             return false;
         }
+        let peer = self.pair.side(role);
         // One that uses splice(2) gets all by TCP, but not past redirected bytes: those are lost, and it will be reset.
         let by_tcp = |peer: Side<'_>| peer.spliced() != 0 && self.pair.redirected(role) == 0;
         let injects = peer.is_some_and(|peer| peer.enrolled() != 0 && !by_tcp(peer)) && self.opens_door(role, fd);

@@ -222,7 +222,7 @@ impl Pump {
 
     /// Takes the sender's socket out of the map if it sends by io_uring. While something is in its own queue, or on its way there,
     /// that is tried again and again: the sooner it is done, the fewer sends come to a socket in the map.
-    pub(super) fn sees_off(&mut self, src: BorrowedFd<'_>, lane: Lane<'_>) {
+    fn sees_off(&mut self, src: BorrowedFd<'_>, lane: Lane<'_>) {
         if self.queue.alone || !lane.link.sends_by_ring(lane.to) {
             return;
         }
