@@ -1,4 +1,4 @@
-//! The two containers that the bench measures between.
+//! The containers that the bench measures between.
 
 use crate::bench::net;
 use crate::bench::run::Ground;
@@ -9,19 +9,21 @@ use wormhole_tests::docker::{Container, Docker};
 use wormhole_tests::engine::Engine;
 use wormhole_tests::images::Image;
 
-/// A client's and a server's container, both on the engine's default bridge. This program and the bench's directory are
-/// mounted where they are outside.
+/// A client's and a server's container, both on the engine's default bridge, and one beside the server. This program and
+/// the bench's directory are mounted where they are outside.
 pub struct Containers {
     /// Where clients run.
     pub client: site::Container,
     /// Where servers run.
     pub server: site::Container,
+    /// Where clients run that need no way: a container of its own in the server's network namespace.
+    pub beside: site::Container,
     /// A port of the host's loopback that the engine publishes as the server's.
     pub published: u16,
     /// The server's address on the bridge; why there is none.
     address: Result<Ipv4Addr, String>,
     /// They end with this.
-    _owned: [Container; 2],
+    _owned: [Container; 3],
 }
 
 impl Containers {
@@ -33,19 +35,23 @@ impl Containers {
         let published = net::free_ports(2)?.into_iter().find(|port| *port != ground.tail).context("no port to publish")?;
         let mounts = [format!("{0}:{0}:ro", exe.display()), format!("{0}:{0}", dir.display())];
         let publish = format!("127.0.0.1:{published}:{}", ground.tail);
-        let mut options = vec!["-v", &mounts[0], "-v", &mounts[1]];
+        let shared = ["-v", &mounts[0], "-v", &mounts[1]];
+        let mut options = shared.to_vec();
         options.extend(["--network", if engine.bridge { "bridge" } else { "none" }]);
         let client = docker.container(Image::Bench, &options)?;
         if engine.bridge {
             options.extend(["-p", &publish]);
         }
         let server = docker.container(Image::Bench, &options)?;
+        let network = format!("container:{}", server.id);
+        let beside = docker.container(Image::Bench, &[&shared[..], &["--network", &network]].concat())?;
         Ok(Self {
             client: site(&docker, &client)?,
             server: site(&docker, &server)?,
+            beside: site(&docker, &beside)?,
             published,
             address: address(&docker, engine, &server),
-            _owned: [client, server],
+            _owned: [client, beside, server],
         })
     }
 

@@ -19,7 +19,7 @@ pub struct Way {
 enum Client {
     /// In a container of its own.
     Container,
-    /// In the server's container.
+    /// In a container of its own that shares the server's network namespace.
     Beside,
     /// On the host.
     Host,
@@ -36,7 +36,7 @@ enum Path {
 
 pub static BETWEEN_DIRECT: Way = Way {
     name: DIRECT,
-    about: "no proxy, no network between: client and server in one container, TCP over its loopback",
+    about: "no proxy, no network between: two containers that share a network namespace, TCP over its loopback",
     client: Client::Beside,
     path: Path::Loopback,
 };
@@ -94,7 +94,7 @@ impl Peer for Way {
         let containers = place.containers()?;
         let client = match self.client {
             Client::Container => Site::Container(containers.client.clone()),
-            Client::Beside => Site::Container(containers.server.clone()),
+            Client::Beside => Site::Container(containers.beside.clone()),
             Client::Host => Site::Here,
             Client::HostBeside => Site::Net(containers.server.pid),
         };
