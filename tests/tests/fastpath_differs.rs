@@ -12,7 +12,7 @@
 //! | MSG_MORE, TCP_CORK | hold little back | send it at once |
 //! | TCP_INFO | counts all bytes | counts those that went by TCP |
 //! | SO_ZEROCOPY, TCP_ULP | taken | refused with EPERM, so that libraries fall back |
-//! | SO_SNDBUF, asked for by a sender that had to wait | what the kernel gave | 128 KiB |
+//! | SO_SNDBUF, asked for by a sender that had to wait | what the kernel gave | 128 KiB or less |
 //! | SO_RCVBUF, asked for | grows with what arrives | what it may grow to |
 //! | FIONREAD, on kernels before redirected bytes were counted (6.1) | says what can be read | 0 |
 //! | splice(2) from a socket | gives what arrived | does not see it; programs that do this are not enrolled |

@@ -141,6 +141,8 @@ impl Offsets {
             ("OFF_HRTIMER_2", hrtimer(&btf, "compressed_ack_timer")),
             ("OFF_SOCKET", btf.offset("sock", &["sk_socket"])?),
             ("OFF_SOCKET_FLAGS", btf.offset("socket", &["flags"])?),
+            ("OFF_FILE", btf.offset("socket", &["file"])?),
+            ("OFF_FILE_FLAGS", btf.offset("file", &["f_flags"])?),
             ("OFF_INODE", btf.offset("socket_alloc", &["vfs_inode", "i_ino"])?),
             ("OFF_WRITE_SEQ", btf.offset("tcp_sock", &["write_seq"])?),
             ("BIT_USERLOCKS", btf.bit("sock", &["sk_userlocks"])?),
