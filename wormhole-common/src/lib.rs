@@ -399,6 +399,6 @@ mod tests {
         assert_eq!(size_of::<Tuple>(), 8 + 16 + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<HeadAddr>(), 8 + 4 + 4 + 16);
         assert_eq!(size_of::<Slot>(), 128);
-        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 14 * 4 + 8 + 4 * 4 + 8 + size_of::<Tuple>());
+        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 16 * 4 + 8 + 4 * 4 + 2 * 8 + size_of::<Tuple>());
     }
 }
