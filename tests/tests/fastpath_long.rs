@@ -16,7 +16,7 @@ use wormhole_tests::three_ways;
 use wormhole_tests::traffic::{End, Random, Stream, drain, endless};
 use wormhole_tests::wait::patient;
 
-three_ways!(of_every_length, what_is_held_back_holds_up_once, mostly_direct_on_one_cpu);
+three_ways!(of_every_length, what_is_held_back_holds_up_no_more, mostly_direct_on_one_cpu);
 
 /// Both ends of a connection each of whose ends is known for its only sender.
 fn alone(lane: &Lane) -> (TcpStream, TcpStream) {
@@ -67,8 +67,8 @@ fn of_every_length(lane: &Lane) {
 }
 
 /// By MSG_MORE and TCP_CORK the end of a message waits for the next one. A sender that sleeps before that would have to be
-/// helped out by a timer of TCP's, and once it is.
-fn what_is_held_back_holds_up_once(lane: &Lane) {
+/// helped out by a timer of TCP's, and twice it is.
+fn what_is_held_back_holds_up_no_more(lane: &Lane) {
     const WRITES: usize = 64;
     const SIZE: usize = 1 << 20;
     /// As long as that timer takes, or somewhat less.

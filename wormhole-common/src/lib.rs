@@ -166,10 +166,10 @@ pub struct Member {
     pub base: u32,
     /// What `write_seq` will be when the message that was last let through has been given to TCP as a whole.
     pub whole: u32,
-    /// The length of the message that last began to go by TCP.
+    /// The length of that message.
     pub length: u32,
-    /// What its send buffer is while it waits for room: one of the `BUFFER_` constants.
-    pub buffer: u32,
+    /// 1 while its send buffer is as small as can be.
+    pub tight: u32,
     /// What small redirected messages cost besides their bytes, since the receiver's queue was last seen empty.
     pub burst: u32,
     /// 1 since the receiver's queue was found full; 0 once there was room.
@@ -180,8 +180,8 @@ pub struct Member {
     pub most: u32,
     /// 1 once it was tried to make its receive buffer large.
     pub wide: u32,
-    /// How many bytes of that message's end wait for a verdict of their own.
-    pub tail: u32,
+    /// How often in a row the end of a message was late with such a buffer.
+    pub late: u32,
     /// How it waits for room there.
     pub room: Patience,
     /// How it waits for a receiver that is just reading.
@@ -202,7 +202,7 @@ pub struct Member {
     pub closing: u32,
     /// When it began: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
     pub alone_since: u64,
-    /// When the send buffer became [`BUFFER_NONE`]: `CLOCK_MONOTONIC`, in nanoseconds.
+    /// When a message last began to go by TCP with such a buffer: `CLOCK_MONOTONIC`, in nanoseconds.
     pub tight_since: u64,
     /// The key of the token that the socket has left.
     pub tuple: Tuple,
@@ -224,14 +224,6 @@ pub const HOLD_NEVER: u32 = 0;
 pub const HOLD_SHORT: u32 = 1;
 /// It has been made large again, or is the application's, or the receive buffer is too small for that: it stays.
 pub const HOLD_DONE: u32 = 2;
-
-/// With [`HOLD_SHORT`]: the send buffer is small.
-pub const BUFFER_SMALL: u32 = 0;
-/// As small as can be: the sender sleeps behind the end of a message, before the program is asked about the next one.
-pub const BUFFER_NONE: u32 = 1;
-/// Small, for good: the end of a message was not sent, for the application held it back.
-pub const BUFFER_KEPT: u32 = 2;
-
 /// In [`Member::streak`]: so many messages of one task in a row say something.
 pub const STREAK: u32 = 32;
 /// And this, that several tasks send.

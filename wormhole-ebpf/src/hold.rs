@@ -1,13 +1,14 @@
 //! Where a sender sleeps while its receiver's queue is full: in TCP, with a small send buffer.
 
 use crate::connection::socket;
-use crate::kernel::{LIMIT, backlog, has_own_buffer, receive_buffer, waits_for_room, write_seq};
+use crate::kernel::{LIMIT, backlog, has_own_buffer, receive_buffer, sleeps_for_room, waits_for_room, write_seq};
 use crate::maps::{is_application, member, sides};
 use crate::room::{share, widen};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_setsockopt};
 use aya_ebpf::programs::SockOpsContext;
+use core::ffi::c_void;
 use core::ptr;
-use wormhole_common::{BUFFER_KEPT, BUFFER_NONE, BUFFER_SMALL, HOLD_DONE, HOLD_SHORT, Member, SHARED, STREAK, SlotSide};
+use wormhole_common::{HOLD_DONE, HOLD_SHORT, Member, SHARED, STREAK, SlotSide};
 
 /// 128 KiB, for the kernel doubles it: a segment of 64 KiB that waits for more (MSG_MORE, sendfile(2)) must leave room for
 /// that, or nothing would push it. And more than the kernel lets anybody have (`net.core.wmem_max`).
@@ -15,10 +16,9 @@ const SMALL_BUFFER: i32 = 64 << 10;
 const LARGE_BUFFER: i32 = 1 << 30;
 /// As small as the kernel lets it be: 4608 bytes (`SOCK_MIN_SNDBUF`).
 const NO_BUFFER: i32 = 1;
-/// A message of so many bytes is longer than that, and than what sendfile(2) hands over at a time, which may hold its end back.
-pub const LONG: u32 = 128 << 10;
-/// Bytes of its end that are sent by themselves: with what the packet itself costs more than [`NO_BUFFER`].
-pub const TAIL: u32 = 4 << 10;
+/// A message of so many bytes is long: longer than the small buffer, and than what sendfile(2) hands over at a time, which may
+/// hold its end back.
+const LONG: u32 = 128 << 10;
 
 /// Something that the application sent by TCP was acknowledged (`BPF_SOCK_OPS_RTT_CB`, Linux 5.3). So it was accepted, if it
 /// is a server's, and can be widened.
@@ -53,7 +53,7 @@ pub fn acknowledged(ctx: &SockOpsContext) {
     if me.hold == HOLD_SHORT {
         if shared {
             me.hold = HOLD_DONE;
-            set_send_buffer(ctx, LARGE_BUFFER);
+            set_send_buffer(ctx.ops.cast(), LARGE_BUFFER);
         } else {
             tighten(ctx, me, peer);
         }
@@ -61,41 +61,44 @@ pub fn acknowledged(ctx: &SockOpsContext) {
         me.hold = HOLD_DONE;
         if !has_own_buffer(me.sock) && endures_less_buffer(me.sock) {
             me.hold = HOLD_SHORT;
-            set_send_buffer(ctx, SMALL_BUFFER);
+            set_send_buffer(ctx.ops.cast(), SMALL_BUFFER);
         }
     }
 }
 
-/// Fits the send buffer to what remains of a long message, so that the sender sleeps behind it.
+/// Takes the send buffer away where the end of a long message is given to TCP, so that the sender sleeps behind it.
 ///
 /// The kernel asks about a message, sleeps in its midst while TCP has no room, and asks about the next one at once if there is
 /// room again. The end of the first is not in the receiver's queue then, so the next one would go by TCP, too; on one cpu one
 /// after the other, for the sender runs whenever something is acknowledged. Without room it sleeps before the kernel
 /// asks (`tcp_bpf_sendmsg`, net/ipv4/tcp_bpf.c). What wakes it is the acknowledgement of the end, and wormholed gives that
-/// when it has put the end into the queue. It can because the end is a packet by itself: of more than a full one the
-/// kernel acknowledges what was only looked at (`__tcp_cleanup_rbuf`, net/ipv4/tcp.c). Nagle's algorithm makes one packet of
-/// both at times; then the next message is the next chance.
+/// when it has put the end into the queue. It can while no more than one full packet is to be acknowledged: of more the
+/// kernel acknowledges what was only looked at (`__tcp_cleanup_rbuf`, net/ipv4/tcp.c). Nagle's algorithm may make more of
+/// it; then the next message is the next chance.
 #[inline(always)]
 fn tighten(ctx: &SockOpsContext, me: &mut Member, peer: &SlotSide) {
+    /// It would be so with every message.
+    const OFTEN: u32 = 2;
     let rest = me.whole.wrapping_sub(write_seq(me.sock));
-    let buffer = match me.buffer {
-        BUFFER_KEPT => return,
-        BUFFER_NONE if was_held_back(me, peer) => BUFFER_KEPT,
-        BUFFER_NONE if rest != 0 => return,
-        _ if me.length >= LONG && rest != 0 && rest.saturating_add(me.tail) <= LONG => BUFFER_NONE,
-        _ => BUFFER_SMALL,
-    };
-    if buffer == me.buffer {
+    if me.tight != 0 && me.late < OFTEN {
+        if was_held_back(me, peer) {
+            me.late += 1;
+        } else if rest == 0 {
+            me.late = 0;
+        }
+    }
+    let is_end = me.length >= LONG && rest != 0 && rest <= LONG;
+    let tight = u32::from(is_end && me.late < OFTEN && sleeps_for_room(me.sock));
+    if tight == me.tight {
         return;
     }
-    me.buffer = buffer;
-    if buffer == BUFFER_NONE {
-        // SAFETY: no arguments.
-        me.tight_since = unsafe { bpf_ktime_get_ns() };
-        set_send_buffer(ctx, NO_BUFFER);
-    } else {
-        set_send_buffer(ctx, SMALL_BUFFER);
+    me.tight = tight;
+    if tight == 0 {
+        return set_send_buffer(ctx.ops.cast(), SMALL_BUFFER);
     }
+    // SAFETY: no arguments.
+    me.tight_since = unsafe { bpf_ktime_get_ns() };
+    set_send_buffer(ctx.ops.cast(), NO_BUFFER);
 }
 
 /// True when a timer of TCP's has sent what had to wait for more (MSG_MORE, TCP_CORK), for which there was no room. A reader that
@@ -107,6 +110,17 @@ fn was_held_back(me: &Member, peer: &SlotSide) -> bool {
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     me.tight_since + AWHILE < now && backlog(peer.sock) <= LONG.into()
+}
+
+/// The application sets the size of its send buffer: it is not ours to change any more. It is small until then, and if the kernel
+/// refuses.
+#[inline(always)]
+pub fn let_go(me: &mut Member, sk: *mut c_void) {
+    me.hold = HOLD_DONE;
+    if me.tight != 0 {
+        me.tight = 0;
+        set_send_buffer(sk, SMALL_BUFFER);
+    }
 }
 
 /// True when one task sends and no other one is to be expected: it is the only one of its process, or has been the only one
@@ -127,12 +141,13 @@ fn endures_less_buffer(sock: u64) -> bool {
     share(receive_buffer(sock)) >= LIMIT.load()
 }
 
+/// `ctx` is what `bpf_setsockopt` wants in this program for the socket.
 #[inline(always)]
-fn set_send_buffer(ctx: &SockOpsContext, bytes: i32) {
+fn set_send_buffer(ctx: *mut c_void, bytes: i32) {
     const SOL_SOCKET: i32 = 1;
     const SO_SNDBUF: i32 = 7;
     let mut bytes = bytes;
     // Refused, it stays as it is.
     // SAFETY: the context and 4 bytes.
-    let _ = unsafe { bpf_setsockopt(ctx.ops.cast(), SOL_SOCKET, SO_SNDBUF, ptr::from_mut(&mut bytes).cast(), 4) };
+    let _ = unsafe { bpf_setsockopt(ctx, SOL_SOCKET, SO_SNDBUF, ptr::from_mut(&mut bytes).cast(), 4) };
 }

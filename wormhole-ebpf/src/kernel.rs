@@ -46,14 +46,12 @@ settings! {
     OFF_HRTIMER_1: u32 = 0;
     /// As above.
     OFF_HRTIMER_2: u32 = 0;
+    /// `sock.sk_write_pending`: how many sleep until there is room to send.
+    OFF_SLEEPERS: u32 = 0;
     /// `sock.sk_socket`.
     OFF_SOCKET: u32 = 0;
     /// `socket.flags`.
     OFF_SOCKET_FLAGS: u32 = 0;
-    /// `socket.file`.
-    OFF_FILE: u32 = 0;
-    /// `file.f_flags`.
-    OFF_FILE_FLAGS: u32 = 0;
     /// `socket_alloc.vfs_inode.i_ino`; a `socket_alloc` begins with the `socket`.
     OFF_INODE: u32 = 0;
     /// `tcp_sock.write_seq`.
@@ -202,14 +200,11 @@ pub fn waits_for_room(sock: u64) -> bool {
     }
 }
 
-/// True when its calls sleep until they are done: its file has no O_NONBLOCK. Whether one call was told not to
-/// (MSG_DONTWAIT) is not known here.
+/// True when somebody sleeps in a call until there is room to send; one that polls does not (`sk_stream_wait_memory`,
+/// net/core/stream.c).
 #[inline(always)]
-pub fn is_blocking(sock: u64) -> bool {
-    const O_NONBLOCK: u32 = 0o4000;
-    let Some(socket) = read::<u64>(sock, &OFF_SOCKET) else { return false };
-    let Some(file) = read::<u64>(socket, &OFF_FILE) else { return false };
-    read::<u32>(file, &OFF_FILE_FLAGS).is_some_and(|flags| flags & O_NONBLOCK == 0)
+pub fn sleeps_for_room(sock: u64) -> bool {
+    read::<u32>(sock, &OFF_SLEEPERS).is_some_and(|sleepers| sleepers != 0)
 }
 
 /// Number of the socket's inode; 0 when no application holds it.

@@ -15,16 +15,13 @@
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
-use crate::hold::{LONG, TAIL};
-use crate::kernel::{has_ring, is_blocking, is_drained, is_owned, is_single, works_for_ring, write_seq};
+use crate::kernel::{has_ring, is_drained, is_owned, is_single, works_for_ring, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
 use crate::memory::is_short;
 use crate::room::{WAIT_NS, has_room, makes_room, takes_room};
 use crate::wait::{wait_patiently, wait_until};
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_msg_apply_bytes,
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
@@ -66,38 +63,17 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     }
     note_sender(me, mine, task);
     let size = ctx.size();
-    if me.tail != 0 {
-        // After its beginning, by the same way; or that was cut short, and this is another one.
-        me.tail = 0;
-        apply(ctx, 0);
-        me.whole = write_seq(me.sock).wrapping_add(size);
-    } else if goes_direct(ctx, me, mine, peer) {
+    if goes_direct(ctx, me, mine, peer) {
         mine.direct_bytes = mine.direct_bytes.wrapping_add(size.into());
     } else {
-        me.whole = write_seq(me.sock).wrapping_add(begin(ctx, me, size));
+        me.whole = write_seq(me.sock).wrapping_add(size);
+        me.length = size;
+        if me.tight != 0 {
+            // SAFETY: no arguments.
+            me.tight_since = unsafe { bpf_ktime_get_ns() };
+        }
     }
     PASS
-}
-
-/// A message begins to go by TCP. How many of its bytes the verdict is for: about the end of a long one the kernel asks again, so
-/// that it is sent by itself (see `tighten` in hold.rs).
-#[inline(always)]
-fn begin(ctx: &SkMsgContext, me: &mut Member, size: u32) -> u32 {
-    me.length = size;
-    // One that does not sleep may have to leave the rest, and then the kernel would not ask about as many bytes that come later.
-    if me.hold != HOLD_SHORT || size < LONG || !is_blocking(me.sock) {
-        return size;
-    }
-    me.tail = TAIL;
-    apply(ctx, size - TAIL);
-    size - TAIL
-}
-
-/// Says for how many bytes the verdict is; 0 is all. It holds for the next verdict about this message, too, until said anew.
-#[inline(always)]
-fn apply(ctx: &SkMsgContext, bytes: u32) {
-    // SAFETY: the context is the kernel's. It does not fail.
-    unsafe { bpf_msg_apply_bytes(ctx.msg, bytes) };
 }
 
 /// Whether a task sends by io_uring: then wormholed takes the socket out of the map, once it sees bytes come by TCP. A task may

@@ -5,12 +5,13 @@
 //! And takes notice when an application sets its own send buffer: it is not ours to change any more. A server's socket, which
 //! has been accepted by then, is widened (room.rs).
 
+use crate::hold::let_go;
 use crate::kernel::PAGE_BITS;
 use crate::maps::{count, is_application, member};
 use crate::room::widen;
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
-use wormhole_common::{Count, HOLD_DONE};
+use wormhole_common::Count;
 
 const SOL_SOCKET: i32 = 1;
 const SO_SNDBUF: i32 = 7;
@@ -40,7 +41,7 @@ pub fn wh_setsockopt(ctx: SockoptContext) -> i32 {
             return REFUSE;
         }
         if size {
-            me.hold = HOLD_DONE;
+            let_go(me, sk.cast());
         }
         // SAFETY: in this program the helpers want the socket.
         unsafe { widen(me, sk.cast()) };
