@@ -1,7 +1,7 @@
 //! Where a sender sleeps while its receiver's queue is full: in TCP, with a small send buffer.
 
 use crate::connection::socket;
-use crate::kernel::{LIMIT, backlog, has_own_buffer, receive_buffer, sleeps_for_room, waits_for_room, write_seq};
+use crate::kernel::{LIMIT, backlog, has_own_buffer, is_single, receive_buffer, sleeps_for_room, waits_for_room, write_seq};
 use crate::maps::{is_application, member, sides};
 use crate::room::{share, widen};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_setsockopt};
@@ -53,6 +53,7 @@ pub fn acknowledged(ctx: &SockOpsContext) {
     if me.hold == HOLD_SHORT {
         if shared {
             me.hold = HOLD_DONE;
+            me.tight = 0;
             set_send_buffer(ctx.ops.cast(), LARGE_BUFFER);
         } else {
             tighten(ctx, me, peer);
@@ -88,7 +89,9 @@ fn tighten(ctx: &SockOpsContext, me: &mut Member, peer: &SlotSide) {
         }
     }
     let is_end = me.length >= LONG && rest != 0 && rest <= LONG;
-    let tight = u32::from(is_end && me.late < OFTEN && sleeps_for_room(me.sock));
+    // The buffer stays so when this was the last message for now: no other thread must come to cut that one's messages.
+    let may_be = me.late < OFTEN && sleeps_for_room(me.sock) && is_single(me.sender);
+    let tight = u32::from(is_end && may_be);
     if tight == me.tight {
         return;
     }

@@ -22,7 +22,6 @@ use crate::room::{WAIT_NS, has_room, makes_room, takes_room};
 use crate::wait::{wait_patiently, wait_until};
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
-
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use core::ptr;
