@@ -15,6 +15,11 @@ pub fn patient(usual: Duration) -> Duration {
     usual * times.unwrap_or(1)
 }
 
+/// True where the processor is emulated: tasks sleep and wake there as they never do otherwise.
+pub fn is_emulated() -> bool {
+    patient(PAUSE) > PAUSE
+}
+
 /// Looks until `condition` gives a value.
 ///
 /// # Panics

@@ -16,8 +16,8 @@ use wormhole_tests::crowd::{Crowd, Door, number};
 use wormhole_tests::netns::Netns;
 use wormhole_tests::room::Room;
 use wormhole_tests::talk::{ALL, CLEAN, Kind};
-use wormhole_tests::traffic::{PATIENCE, listen};
-use wormhole_tests::wait::patient;
+use wormhole_tests::traffic::listen;
+use wormhole_tests::wait::is_emulated;
 use wormhole_tests::{fast, require, skip};
 
 /// Conversations at a time.
@@ -120,7 +120,7 @@ fn messages_of_threads_that_are_held_up_stay_whole() {
     /// With many, all of them may wait for minutes for the lock of this process's memory, which one that gives way has.
     const FEW: usize = 16;
     // And in an emulated guest with any.
-    let spinning = if patient(PATIENCE) > PATIENCE { 0 } else { 4 };
+    let spinning = if is_emulated() { 0 } else { 4 };
     // Little room: a server's socket inherits it.
     let prepare = |listener: &TcpListener| {
         SockRef::from(listener).set_recv_buffer_size(16 << 10).unwrap();

@@ -18,7 +18,7 @@ const LARGE_BUFFER: i32 = 1 << 30;
 const NO_BUFFER: i32 = 1;
 /// A message of so many bytes is long: longer than the small buffer, and than what sendfile(2) hands over at a time, which may
 /// hold its end back.
-const LONG: u32 = 128 << 10;
+const LONG_MESSAGE: u32 = 128 << 10;
 
 /// Something that the application sent by TCP was acknowledged (`BPF_SOCK_OPS_RTT_CB`, Linux 5.3). So it was accepted, if it
 /// is a server's, and can be widened.
@@ -88,10 +88,9 @@ fn tighten(ctx: &SockOpsContext, me: &mut Member, peer: &SlotSide) {
             me.late = 0;
         }
     }
-    let is_end = me.length >= LONG && rest != 0 && rest <= LONG;
+    let is_end = me.length >= LONG_MESSAGE && rest != 0 && rest <= LONG_MESSAGE;
     // The buffer stays so when this was the last message for now: no other thread must come to cut that one's messages.
-    let may_be = me.late < OFTEN && sleeps_for_room(me.sock) && is_single(me.sender);
-    let tight = u32::from(is_end && may_be);
+    let tight = u32::from(is_end && me.late < OFTEN && sleeps_for_room(me.sock) && is_single(me.sender));
     if tight == me.tight {
         return;
     }
@@ -112,7 +111,7 @@ fn was_held_back(me: &Member, peer: &SlotSide) -> bool {
     const AWHILE: u64 = 150_000_000;
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    me.tight_since + AWHILE < now && backlog(peer.sock) <= LONG.into()
+    me.tight_since + AWHILE < now && backlog(peer.sock) <= LONG_MESSAGE.into()
 }
 
 /// The application sets the size of its send buffer: it is not ours to change any more. It is small until then, and if the kernel
