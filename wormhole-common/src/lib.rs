@@ -200,6 +200,16 @@ pub struct Member {
     pub single: u32,
     /// 1 once the application gives it up.
     pub closing: u32,
+    /// 1 while its small messages go by TCP, which makes few large ones of them.
+    pub gathers: u32,
+    /// Small messages in a row that went direct; while it gathers, those before which nothing was on its way.
+    pub run: u32,
+    /// When that row began: `CLOCK_MONOTONIC`, in nanoseconds.
+    pub run_since: u64,
+    /// One of the `NAGLE_` constants.
+    pub nagle: u32,
+    /// Zero.
+    pub pad: u32,
     /// When it began: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
     pub alone_since: u64,
     /// When a message last began to go by TCP with such a buffer: `CLOCK_MONOTONIC`, in nanoseconds.
@@ -217,6 +227,15 @@ pub struct Patience {
     /// So many times more it is not tried.
     pub spare: u32,
 }
+
+/// Nagle's algorithm is as the application has it (TCP_NODELAY).
+pub const NAGLE_ITS: u32 = 0;
+/// The application had it off, and now it is on.
+pub const NAGLE_ON: u32 = 1;
+/// It is on anyhow.
+pub const NAGLE_ANYHOW: u32 = 2;
+/// It cannot be set, or the application sets it time and again: nothing is gathered.
+pub const NAGLE_NEVER: u32 = 3;
 
 /// The send buffer is the kernel's own.
 pub const HOLD_NEVER: u32 = 0;
@@ -267,8 +286,8 @@ pub struct SlotSide {
     pub hops: u32,
     /// While the relay moves bytes of this side into the other's queue: the cpu it runs on, plus 1. Userspace.
     pub mover: u16,
-    /// 1 once another task than the first one has sent: several may be at it at a time. Program.
-    pub several: u8,
+    /// How this side sends: [`SEVERAL`] and [`GATHERS`]. Program.
+    pub manner: u8,
     /// 1 when the ring of whoever sends here is for files, and it sends by send(2) all the same. Userspace, before the socket is there.
     pub files: u8,
     /// Messages that were, or are about to be, put into this side's queue; or [`LEFT`]. Programs, atomically.
@@ -276,6 +295,11 @@ pub struct SlotSide {
     /// When that was last raised: `CLOCK_MONOTONIC_COARSE`, in nanoseconds. Programs.
     pub queued_at: u64,
 }
+
+/// In [`SlotSide::manner`]: another task than the first one has sent; several may be at it at a time.
+pub const SEVERAL: u8 = 1;
+/// In [`SlotSide::manner`]: its small messages go by TCP, which makes few large ones of them.
+pub const GATHERS: u8 = 2;
 
 /// The other side uses splice(2).
 pub const OFF_SPLICED: u8 = 1;
@@ -360,10 +384,12 @@ pub enum Count {
     Ring = 10,
     /// Messages passed by TCP because TCP has little memory left.
     Memory = 11,
+    /// Small messages passed by TCP so that few large ones are made of them.
+    Gathered = 12,
 }
 
 /// How many [`Count`]s there are.
-pub const COUNTS: u32 = 12;
+pub const COUNTS: u32 = 13;
 
 #[cfg(test)]
 mod tests {
@@ -391,6 +417,6 @@ mod tests {
         assert_eq!(size_of::<Tuple>(), 8 + 16 + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<HeadAddr>(), 8 + 4 + 4 + 16);
         assert_eq!(size_of::<Slot>(), 128);
-        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 16 * 4 + 8 + 4 * 4 + 2 * 8 + size_of::<Tuple>());
+        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 16 * 4 + 8 + 4 * 4 + 2 * 8 + 2 * 4 + 8 + 2 * 4 + size_of::<Tuple>());
     }
 }

@@ -1,6 +1,7 @@
 //! Where a sender sleeps while its receiver's queue is full: in TCP, with a small send buffer.
 
 use crate::connection::socket;
+use crate::gather::set_nagle;
 use crate::kernel::{LIMIT, backlog, has_own_buffer, is_single, receive_buffer, sleeps_for_room, waits_for_room, write_seq};
 use crate::maps::{is_application, member, sides};
 use crate::room::{share, widen};
@@ -40,6 +41,7 @@ pub fn acknowledged(ctx: &SockOpsContext) {
     }
     // SAFETY: the context is the kernel's.
     unsafe { widen(me, ctx.ops.cast()) };
+    set_nagle(ctx, me);
     if me.hold == HOLD_DONE {
         return;
     }

@@ -92,6 +92,8 @@ settings! {
     PAGE_BITS: u32 = 12;
     /// Bytes in front of a reader at which a sender's messages go by TCP.
     LIMIT: u64 = 1;
+    /// Nanoseconds from one small message to the next, on an average, at which they are gathered; 0: they never are.
+    GATHER: u64 = 0;
 }
 
 /// Kernel memory that a redirected message costs besides its bytes: a `struct sk_msg` of about 700 bytes.

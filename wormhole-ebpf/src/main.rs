@@ -7,6 +7,8 @@ mod atomic;
 #[cfg(target_arch = "bpf")]
 mod connection;
 #[cfg(target_arch = "bpf")]
+mod gather;
+#[cfg(target_arch = "bpf")]
 mod hold;
 #[cfg(target_arch = "bpf")]
 mod kernel;

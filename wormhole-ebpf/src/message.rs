@@ -11,10 +11,12 @@
 //!    (`acknowledged` in hold.rs), and wormholed acknowledges the message once it has put it into the receiver's
 //!    queue, when there is room. So one message is carried by the relay, and the next one goes direct again.
 //! 4. Memory: not while TCP has little left (memory.rs).
-//! 5. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,
+//! 5. Not while its sender gathers (gather.rs).
+//! 6. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
+use crate::gather::{is_gathered, note};
 use crate::kernel::{has_ring, is_drained, is_owned, is_single, works_for_ring, write_seq};
 use crate::maps::{WH_SOCKS, count, member, slot};
 use crate::memory::is_short;
@@ -25,7 +27,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_i
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use core::ptr;
-use wormhole_common::{Count, HOLD_SHORT, LEFT, Member, OFF_RING, Role, SHARED, STREAK, SlotSide, socket_key};
+use wormhole_common::{Count, HOLD_SHORT, LEFT, Member, OFF_RING, Role, SEVERAL, SHARED, STREAK, SlotSide, socket_key};
 
 const PASS: u32 = 1;
 
@@ -62,8 +64,12 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     }
     note_sender(me, mine, task);
     let size = ctx.size();
-    if goes_direct(ctx, me, mine, peer) {
+    if is_gathered(me, mine, size) {
+        count(Count::Gathered);
+        (me.whole, me.length) = (write_seq(me.sock).wrapping_add(size), size);
+    } else if goes_direct(ctx, me, mine, peer) {
         mine.direct_bytes = mine.direct_bytes.wrapping_add(size.into());
+        note(me, mine, size);
     } else {
         me.whole = write_seq(me.sock).wrapping_add(size);
         me.length = size;
@@ -91,7 +97,7 @@ fn note_sender(me: &mut Member, mine: &mut SlotSide, task: u64) {
     if me.sender != task {
         // The relay does not put parts of a message into the queue while another task's message may be on its way there.
         if me.sender != 0 && mine.generation == me.generation {
-            mine.several = 1;
+            mine.manner |= SEVERAL;
         }
         me.sender = task;
         me.changes = me.changes.saturating_add(1);
@@ -144,7 +150,7 @@ fn goes_direct(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &
 }
 
 #[inline(always)]
-fn injected(mine: &SlotSide) -> u32 {
+pub fn injected(mine: &SlotSide) -> u32 {
     // SAFETY: userspace writes this field while the program runs; a load of 8 aligned bytes is never torn.
     unsafe { ptr::read_volatile(&raw const mine.injected) as u32 }
 }

@@ -2,9 +2,10 @@
 //!
 //! `TCP_ULP` (kTLS): the kernel would take redirected bytes for decrypted ones. `SO_ZEROCOPY`: completions never come.
 //!
-//! And takes notice when an application sets its own send buffer: it is not ours to change any more. A server's socket, which
+//! And takes notice when an application sets its own send buffer, or TCP_NODELAY: it is not ours to change any more. A server's socket, which
 //! has been accepted by then, is widened (room.rs).
 
+use crate::gather::let_nagle_go;
 use crate::hold::let_go;
 use crate::kernel::PAGE_BITS;
 use crate::maps::{count, is_application, member};
@@ -18,6 +19,7 @@ const SO_SNDBUF: i32 = 7;
 const SO_SNDBUFFORCE: i32 = 32;
 const SO_ZEROCOPY: i32 = 60;
 const SOL_TCP: i32 = 6;
+const TCP_NODELAY: i32 = 1;
 const TCP_ULP: i32 = 31;
 
 const ALLOW: i32 = 1;
@@ -30,6 +32,7 @@ pub fn wh_setsockopt(ctx: SockoptContext) -> i32 {
     let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
     let refused = (level == SOL_SOCKET && name == SO_ZEROCOPY) || (level == SOL_TCP && name == TCP_ULP);
     let size = level == SOL_SOCKET && matches!(name, SO_SNDBUF | SO_SNDBUFFORCE);
+    let nagle = level == SOL_TCP && name == TCP_NODELAY;
     // SAFETY: the context is the kernel's; a socket that is not null.
     let sk = unsafe { (*ctx.sockopt).__bindgen_anon_1.sk };
     if !sk.is_null()
@@ -42,6 +45,9 @@ pub fn wh_setsockopt(ctx: SockoptContext) -> i32 {
         }
         if size {
             let_go(me, sk.cast());
+        }
+        if nagle {
+            let_nagle_go(me);
         }
         // SAFETY: in this program the helpers want the socket.
         unsafe { widen(me, sk.cast()) };

@@ -66,6 +66,7 @@ async fn serve(config: &Config, fds: u64) -> Result<(), ServiceError> {
         max_connections: wanted.min(by_fds),
         max_udp_sessions: by_fds,
         fastpath_pairs: config.fastpath_pairs,
+        fastpath_gather: config.fastpath_gather,
         fastpath_except: config.fastpath_except.clone(),
         defaults: RelayOptions {
             connect_timeout: config.connect_timeout,

@@ -71,6 +71,7 @@ impl Fast {
             ("mptcp", Count::Mptcp),
             ("sockopt", Count::Sockopt),
             ("ring", Count::Ring),
+            ("gathered", Count::Gathered),
         ];
         let fallbacks = named.iter().map(|(name, what)| ((*name).to_owned(), counters.of(*what)));
         let spliced = ("spliced".to_owned(), counters.spliced);
@@ -118,7 +119,7 @@ fn locked(lockdown: &str) -> &'static str {
 }
 
 fn load(settings: &Settings) -> Result<Loaded, String> {
-    let tuning = Tuning { max_pairs: settings.fastpath_pairs, ..Tuning::default() };
+    let tuning = Tuning { max_pairs: settings.fastpath_pairs, gather: settings.fastpath_gather, ..Tuning::default() };
     let fastpath = Fastpath::load(&tuning).map_err(|error| {
         let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
         format!("{error}{}{}", missing(), locked(&lockdown))

@@ -46,6 +46,8 @@ pub struct Settings {
     pub max_udp_sessions: usize,
     /// Connections on the fast path at once.
     pub fastpath_pairs: u32,
+    /// Small messages a second from which on they are gathered; 0: never.
+    pub fastpath_gather: u32,
     /// Executables that `auto` keeps off the fast path.
     pub fastpath_except: Vec<String>,
     /// Timeouts and socket options where a segment says nothing.

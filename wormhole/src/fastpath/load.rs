@@ -95,11 +95,13 @@ pub struct Tuning {
     pub max_pairs: u32,
     /// Bytes in front of a reader at which a sender's messages go by TCP.
     pub limit: u64,
+    /// Small messages a second from which on they are gathered; 0: never.
+    pub gather: u32,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: 4 << 20 }
+        Self { max_pairs: 65_536, limit: 4 << 20, gather: 100_000 }
     }
 }
 
@@ -193,8 +195,10 @@ impl Fastpath {
         for (name, offset) in &offsets.0 {
             loader.override_global(name, offset, true);
         }
+        let gather = 1_000_000_000_u64.checked_div(tuning.gather.into()).unwrap_or_default();
         loader
             .override_global("LIMIT", &tuning.limit, true)
+            .override_global("GATHER", &gather, true)
             .map_max_entries("WH_SLOTS", max)
             .map_max_entries("WH_FREE", max)
             .map_max_entries("WH_TUPLES", max.saturating_mul(2))

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use wormhole_common::{
-    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, MEMBER_ENROLLED, Member, OFF_ALONE, OFF_PLAIN, OFF_RING, OFF_SPLICED,
-    OFF_STARVED, QUESTION_WORDS, Role, socket_key,
+    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, GATHERS, MEMBER_ENROLLED, Member, OFF_ALONE, OFF_PLAIN, OFF_RING,
+    OFF_SPLICED, OFF_STARVED, QUESTION_WORDS, Role, SEVERAL, socket_key,
 };
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
@@ -272,7 +272,12 @@ impl Link {
     /// True while a message of another task may be on its way to the application in `role`. What is put there meanwhile might
     /// come before it; a part of a message must not. Once the relay has bytes that it has not published, nothing more sets out.
     pub fn is_coming(&self, role: Role) -> bool {
-        self.pair.sender_to(role).is_some_and(|sender| sender.several() != 0) && self.pair.ask(role, ASK_COMING) != 0
+        self.pair.sender_to(role).is_some_and(|sender| sender.manner() & SEVERAL != 0) && self.pair.ask(role, ASK_COMING) != 0
+    }
+
+    /// True while small messages for the application in `role` gather until their sender gets an acknowledgement.
+    pub fn gathers(&self, role: Role) -> bool {
+        self.pair.sender_to(role).is_some_and(|sender| sender.manner() & GATHERS != 0)
     }
 
     /// The key in the map of the socket in `role`.

@@ -90,7 +90,7 @@ fn texts(setting: &str, value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, &'s
 }
 
 fn is_number(setting: &str) -> bool {
-    matches!(setting, "max-connections" | "workers" | "max-udp-sessions" | "fastpath-pairs")
+    matches!(setting, "max-connections" | "workers" | "max-udp-sessions" | "fastpath-pairs" | "fastpath-gather")
 }
 
 fn is_duration(setting: &str) -> bool {

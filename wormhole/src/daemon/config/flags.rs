@@ -71,6 +71,9 @@ pub struct Flags {
     /// Most connections on the fast path at a time [default: 65536]
     #[arg(long, value_name = "N")]
     fastpath_pairs: Option<String>,
+    /// Gather the small messages of a stream from so many a second on; 0: never, for the least delay [default: 100000]
+    #[arg(long, value_name = "RATE")]
+    fastpath_gather: Option<String>,
     /// Executables that `auto` keeps off the fast path, by comma [default: those known to use splice(2)]
     #[arg(long, value_name = "NAMES")]
     fastpath_except: Option<String>,
@@ -109,6 +112,7 @@ impl Flags {
             one("user-timeout", self.user_timeout),
             one("fastpath", self.fastpath),
             one("fastpath-pairs", self.fastpath_pairs),
+            one("fastpath-gather", self.fastpath_gather),
             one("fastpath-except", self.fastpath_except),
         ]
         .into_iter()

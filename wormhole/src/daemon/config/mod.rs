@@ -32,6 +32,13 @@ pub const DEFAULT_MAX_CONNECTIONS: u64 = 65_536;
 /// Connections on the fast path at a time.
 pub const DEFAULT_PAIRS: u32 = 65_536;
 
+/// Small messages a second from which on they are gathered: a third of what a sender that does nothing else sent direct on the
+/// machine that this was measured on.
+pub const DEFAULT_GATHER: u32 = 100_000;
+
+/// One each nanosecond.
+const MAX_GATHER: u64 = 1_000_000_000;
+
 /// A slot takes 128 bytes of kernel memory, used or not.
 const MAX_PAIRS: u64 = 4_194_304;
 
@@ -62,6 +69,7 @@ pub const SETTINGS: &[&str] = &[
     "user-timeout",
     "fastpath",
     "fastpath-pairs",
+    "fastpath-gather",
     "fastpath-except",
 ];
 
@@ -110,6 +118,8 @@ pub struct Config {
     pub fastpath: Mode,
     /// Most connections on the fast path at a time.
     pub fastpath_pairs: u32,
+    /// Small messages a second from which on those of one sender are gathered into larger ones; 0: never.
+    pub fastpath_gather: u32,
     /// Executables, by base name, that `auto` keeps off the fast path.
     pub fastpath_except: Vec<String>,
     /// The file that was read.
@@ -215,6 +225,8 @@ fn build(
         fastpath: opt(get("fastpath"), parse::fastpath)?.unwrap_or_default(),
         fastpath_pairs: opt(get("fastpath-pairs"), |t| parse::number(t, 1, MAX_PAIRS))?
             .map_or(DEFAULT_PAIRS, |n| u32::try_from(n).unwrap_or(DEFAULT_PAIRS)),
+        fastpath_gather: opt(get("fastpath-gather"), |t| parse::number(t, 0, MAX_GATHER))?
+            .map_or(DEFAULT_GATHER, |n| u32::try_from(n).unwrap_or(DEFAULT_GATHER)),
         fastpath_except: opt(get("fastpath-except"), parse::executables)?
             .unwrap_or_else(|| SPLICING.iter().map(|name| (*name).to_owned()).collect()),
         file,

@@ -64,7 +64,7 @@ fn defaults() {
     assert_eq!(config.connect_timeout, Duration::from_secs(10));
     assert_eq!(config.keepalive, Some(Duration::from_secs(30)));
     assert_eq!(config.user_timeout, None);
-    assert_eq!((config.fastpath, config.fastpath_pairs), (Mode::Auto, 65_536));
+    assert_eq!((config.fastpath, config.fastpath_pairs, config.fastpath_gather), (Mode::Auto, 65_536, 100_000));
     assert_eq!(config.fastpath_except, SPLICING);
     assert_eq!((config.file, config.notes), (None, Vec::new()));
 }
@@ -94,6 +94,7 @@ fn every_setting_from_each_source_and_who_wins() {
         ("user-timeout", "\"1s\"", "2s", "0"),
         ("fastpath", "\"on\"", "off", "auto"),
         ("fastpath-pairs", "1", "2", "3"),
+        ("fastpath-gather", "0", "2", "3"),
         ("fastpath-except", "\"a\"", "b,c", "d"),
     ];
     assert_eq!(rows.map(|row| row.0).as_slice(), SETTINGS);

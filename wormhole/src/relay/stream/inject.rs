@@ -4,6 +4,7 @@
 //! kept waiting for an acknowledgement, and gets it when that is so: bytes are looked at first, put into the queue,
 //! published, and only then taken from the socket and acknowledged.
 
+use super::gather::Debt;
 use super::pump::{Lane, Out, Pump, Ready, Turn, not_read};
 use super::socket::acknowledge;
 use rustix::fd::BorrowedFd;
@@ -50,6 +51,8 @@ pub struct Queue {
     starved: bool,
     /// How long it was last waited for what is on its way there.
     held: Duration,
+    /// Acknowledgements that a sender waits for.
+    pub(super) debt: Debt,
 }
 
 impl Default for Queue {
@@ -64,6 +67,7 @@ impl Default for Queue {
             alone: false,
             starved: false,
             held: Duration::ZERO,
+            debt: Debt::default(),
         }
     }
 }
@@ -76,7 +80,7 @@ impl Queue {
 
     /// How long to wait before the next turn although nothing happens, if there has to be one.
     pub fn again(&self) -> Option<Duration> {
-        [self.full, self.leaves].into_iter().flatten().min()
+        [self.full, self.leaves, self.debt.left()].into_iter().flatten().min()
     }
 
     /// Looks again the next time.
@@ -189,6 +193,7 @@ impl Pump {
         if got == 0 {
             self.eof = true;
             src_ready.readable = false;
+            self.queue.debt.forget();
             // Whoever shut its side down and waits for an answer is woken by this; better at once than in the midst of it.
             acknowledge(src);
             return None;
@@ -209,7 +214,11 @@ impl Pump {
         if let Err(e) = discard(src, scratch.get_mut(..put).unwrap_or_default()) {
             return Some(Turn::ReadFailed(e));
         }
-        acknowledge(src);
+        if lane.link.gathers(lane.to) {
+            self.queue.debt.owe();
+        } else {
+            acknowledge(src);
+        }
         if put < got {
             return Some(Turn::Waiting);
         }

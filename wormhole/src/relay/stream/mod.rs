@@ -2,6 +2,7 @@
 //! streams, in any combination.
 
 mod conn;
+mod gather;
 mod inject;
 mod listener;
 mod pipes;

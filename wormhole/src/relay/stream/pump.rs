@@ -156,7 +156,14 @@ impl Pump {
         if let Some(lane) = moves {
             lane.link.moves(lane.to, true);
         }
+        let gathers = |lane: Option<Lane<'_>>| lane.is_some_and(|lane| lane.link.gathers(lane.to));
+        self.queue.debt.pay(src, gathers(lane));
         let turn = self.run((src, src_ready), (dst, dst_ready), lane, tools);
+        // The first segment of a chain, which puts nothing into a queue.
+        if self.out == Out::Plain && self.bytes != before && !self.ended && gathers(lane) {
+            self.queue.debt.owe();
+        }
+        self.queue.debt.pay(src, gathers(lane));
         self.sees_off_at_last(src, lane);
         if let Some(lane) = moves {
             lane.link.moves(lane.to, false);

@@ -1,0 +1,83 @@
+//! Acknowledgements that wait for a moment: the small messages of a sender gather meanwhile, and come as one segment.
+
+use super::socket::acknowledge;
+use rustix::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+/// From one to the next. On one cpu a stream of 64-byte messages was carried at 0.032 GB/s without a wait, 0.039 with 50 µs, 0.045
+/// with this and 0.046 with 300 µs.
+const WAIT: Duration = Duration::from_micros(150);
+
+/// What a source has not been told yet.
+#[derive(Debug, Default)]
+pub struct Debt {
+    owed: bool,
+    /// When it was last told.
+    paid: Option<Instant>,
+    /// How long it is to wait.
+    left: Option<Duration>,
+}
+
+impl Debt {
+    /// Bytes were taken from the source, and are to be acknowledged in a while.
+    pub fn owe(&mut self) {
+        self.owed = true;
+    }
+
+    /// Acknowledges what is owed if it is time to, or if the sender does not gather any more.
+    pub fn pay(&mut self, src: BorrowedFd<'_>, gathers: bool) {
+        if self.owed && self.is_due(gathers, Instant::now()) {
+            acknowledge(src);
+        }
+    }
+
+    /// Nothing more comes that waits for it.
+    pub fn forget(&mut self) {
+        (self.owed, self.left) = (false, None);
+    }
+
+    /// How long to wait before the next turn.
+    pub fn left(&self) -> Option<Duration> {
+        self.left
+    }
+
+    fn is_due(&mut self, gathers: bool, now: Instant) -> bool {
+        let since = self.paid.map_or(WAIT, |paid| now.saturating_duration_since(paid));
+        self.left = WAIT.checked_sub(since).filter(|left| gathers && !left.is_zero());
+        if self.left.is_none() {
+            (self.owed, self.paid) = (false, Some(now));
+        }
+        self.left.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_is_given_at_once_and_others_after_a_while() {
+        let (mut debt, start) = (Debt::default(), Instant::now());
+        let after = |micros| start + Duration::from_micros(micros);
+        debt.owe();
+        assert!(debt.is_due(true, start));
+        assert!(!debt.owed && debt.left().is_none());
+        debt.owe();
+        assert!(!debt.is_due(true, after(100)));
+        assert_eq!(debt.left(), Some(Duration::from_micros(50)));
+        assert!(debt.owed, "it is not forgotten");
+        assert!(debt.is_due(true, after(150)));
+        assert!(!debt.owed && debt.left().is_none());
+    }
+
+    #[test]
+    fn a_sender_that_goes_direct_again_does_not_wait() {
+        let (mut debt, start) = (Debt::default(), Instant::now());
+        debt.owe();
+        assert!(debt.is_due(true, start));
+        debt.owe();
+        assert!(!debt.is_due(true, start));
+        assert!(debt.is_due(false, start));
+        assert_eq!(debt.left(), None);
+    }
+}
