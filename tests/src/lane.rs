@@ -47,10 +47,19 @@ pub struct Lane {
 /// When the case fails, and when a connection was on another path than it had to be.
 #[track_caller]
 pub fn run(way: Way, case: fn(&Lane)) {
+    run_with(way, &[], case);
+}
+
+/// As [`run`], with further flags for the daemon.
+///
+/// # Panics
+/// As [`run`].
+#[track_caller]
+pub fn run_with(way: Way, args: &[&str], case: fn(&Lane)) {
     if let Err(why) = skip::in_box() {
         crate::skip!("{why}");
     }
-    match Lane::open(way) {
+    match Lane::with(way, args) {
         Ok(lane) => {
             case(&lane);
             lane.finish();

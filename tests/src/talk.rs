@@ -14,6 +14,8 @@ use std::time::Duration;
 pub enum Kind {
     /// Both send at once and end.
     Both,
+    /// The same in many small messages, with a larger one or a pause now and then.
+    Small,
     /// The server sends only after the client's end, the client reads on after its own.
     ClientFirst,
     /// The client sends only after the server's end.
@@ -52,6 +54,7 @@ pub const CLEAN: &[Kind] = &[Kind::Both, Kind::ClientFirst, Kind::ServerFirst];
 pub const ALL: &[Kind] = &[
     Kind::Both,
     Kind::Both,
+    Kind::Small,
     Kind::ClientFirst,
     Kind::ServerFirst,
     Kind::Turns,
@@ -142,7 +145,8 @@ pub fn server<S: Stream>(mut stream: S, plan: impl Fn(u64) -> Plan) -> Said {
 fn end<S: Stream>(stream: &mut S, plan: &Plan, side: u64, out: &[u8], back: &[u8]) -> Said {
     let mut random = Random::new(plan.random.clone().draw() ^ (side + 1));
     match plan.kind {
-        Kind::Both => at_once(stream, out, back, &mut random),
+        Kind::Both => at_once(stream, out, back, &mut random, send),
+        Kind::Small => at_once(stream, out, back, &mut random, send_small),
         Kind::ClientFirst | Kind::ServerFirst => {
             if (plan.kind == Kind::ClientFirst) == (side == 0) {
                 send(stream, out, &mut random)?;
@@ -164,6 +168,21 @@ fn end<S: Stream>(stream: &mut S, plan: &Plan, side: u64, out: &[u8], back: &[u8
 /// Sends all of it in pieces of random sizes, with pauses.
 fn send(stream: &mut impl Stream, data: &[u8], random: &mut Random) -> Said {
     pieces(stream, data, random).map_err(|e| format!("not all of {} bytes sent: {e}", data.len()))
+}
+
+/// Sends all of it in small messages.
+fn send_small(stream: &mut impl Stream, data: &[u8], random: &mut Random) -> Said {
+    let mut rest = data;
+    while !rest.is_empty() {
+        let most = if random.one_in(3000) { rest.len() as u64 } else { 300 };
+        let (now, later) = rest.split_at(random.size(most).clamp(1, rest.len()));
+        stream.write_all(now).map_err(|e| format!("not all of {} bytes sent, {} left: {e}", data.len(), rest.len()))?;
+        rest = later;
+        if random.one_in(3000) {
+            thread::sleep(Duration::from_millis(random.below(8)));
+        }
+    }
+    Ok(())
 }
 
 fn pieces(stream: &mut impl Stream, data: &[u8], random: &mut Random) -> io::Result<()> {
@@ -207,7 +226,9 @@ fn receive_some(stream: &mut impl Read, expected: &[u8], random: &mut Random) ->
     }
 }
 
-fn at_once<S: Stream>(stream: &mut S, out: &[u8], back: &[u8], random: &mut Random) -> Said {
+type Send<S> = fn(&mut S, &[u8], &mut Random) -> Said;
+
+fn at_once<S: Stream>(stream: &mut S, out: &[u8], back: &[u8], random: &mut Random, send: Send<S>) -> Said {
     let (mut twin, mut sending) = (stream.twin().map_err(|e| e.to_string())?, Random::new(random.draw()));
     thread::scope(|scope| {
         let sender = scope.spawn(|| {

@@ -32,13 +32,17 @@ fn over(crowd: &Crowd, lengths: &[usize]) {
 /// So many at a time, with listeners that were prepared.
 fn over_with(crowd: &Crowd, lengths: &[usize], at_once: usize, prepare: fn(&TcpListener)) {
     let room = Room::with(None, &["--fastpath", "on"]);
-    if let Err(why) = fast::available(&room) {
+    over_in(&room, crowd, lengths, at_once, prepare);
+}
+
+fn over_in(room: &Room, crowd: &Crowd, lengths: &[usize], at_once: usize, prepare: fn(&TcpListener)) {
+    if let Err(why) = fast::available(room) {
         skip!("{why}");
     }
     let chains: Vec<Chain> = lengths
         .iter()
         .map(|len| {
-            let (chain, listener) = Chain::new(&room, *len);
+            let (chain, listener) = Chain::new(room, *len);
             prepare(&listener);
             crowd.serve(listener);
             chain
@@ -51,7 +55,7 @@ fn over_with(crowd: &Crowd, lengths: &[usize], at_once: usize, prepare: fn(&TcpL
     for (index, chain) in chains.iter().enumerate() {
         let numbers = (index as u64..crowd.count).step_by(chains.len());
         let total = numbers.clone().count();
-        for segment in chain.segments(&room) {
+        for segment in chain.segments(room) {
             let (connections, direct) = (&segment["connections"], fast::sum(&segment, "direct"));
             assert_eq!((&connections["total"], &connections["failed"]), (&total.into(), &0.into()), "{segment}");
             let counted = (segment["bytes"]["to_tail"].as_u64().unwrap(), segment["bytes"]["to_head"].as_u64().unwrap());
@@ -64,8 +68,8 @@ fn over_with(crowd: &Crowd, lengths: &[usize], at_once: usize, prepare: fn(&TcpL
         }
     }
     println!("{} MB, {} % of it direct", bytes.0 / 1_000_000, bytes.1 * 100 / bytes.0.max(1));
-    fast::wait_no_pair(&room);
-    fast::wait_empty(&room);
+    fast::wait_no_pair(room);
+    fast::wait_empty(room);
 }
 
 fn count(default: u64) -> u64 {
@@ -88,6 +92,17 @@ fn random_conversations_over_chains() {
 fn every_byte_is_counted_by_every_segment() {
     require!(Box);
     over(&Crowd::new(count(200), CLEAN, LARGEST), &[1, 2, 5]);
+}
+
+/// Small messages that are gathered, whatever their rate.
+#[test]
+fn streams_of_small_messages() {
+    require!(Box);
+    const SMALL: &[Kind] = &[Kind::Small, Kind::Small, Kind::Small, Kind::Vanish];
+    let room = Room::with(None, &["--fastpath", "on", "--fastpath-gather", "1"]);
+    let gathered = || room.status()["fastpath"]["fallbacks"]["gathered"].as_u64().unwrap_or(0);
+    over_in(&room, &Crowd::new(count(200), SMALL, LARGEST), &[1, 2, 3], AT_ONCE, |_| {});
+    assert!(gathered() > 1000, "{}", room.status());
 }
 
 /// That the conversations ask no more than TCP gives: the same without a proxy.

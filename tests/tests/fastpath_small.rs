@@ -1,23 +1,64 @@
-//! Streams of small messages, which are carried one by one on the fast path and merged by TCP.
+//! Streams of small messages. They gather in the sender by Nagle's algorithm and go into the receiver's queue in large pieces;
+//! here they do so whatever their rate, which would be too high for some machines.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
 
+use rustix::net::sockopt::set_tcp_cork;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
-use wormhole_tests::lane::{Lane, Way};
+use wormhole_tests::lane::{self, Lane, Way};
 use wormhole_tests::room::SOON;
+use wormhole_tests::stop::{MOST, fill, read};
 use wormhole_tests::traffic::{End, Random, Stream, bytes, drain, endless};
 use wormhole_tests::{three_ways, wait_until};
 
 three_ways!(
-    a_stream_of_small_messages,
+    by crate::run: a_stream_of_small_messages,
     both_directions_at_once,
     from_large_to_small_and_back,
     a_conversation_stays,
     a_half_close_after_a_stream,
     a_shutdown_with_answers_unread,
+    nodelay_comes_back,
+    what_the_application_sets_stands,
+    what_is_corked,
+    a_reader_that_stopped,
+    others_join_in,
 );
+
+/// As [`lane::run`], with a daemon that gathers.
+#[track_caller]
+fn run(way: Way, case: fn(&Lane)) {
+    lane::run_with(way, &["--fastpath-gather", "1"], case);
+}
+
+/// Messages that were gathered so far; none on the other ways.
+fn gathered(lane: &Lane) -> u64 {
+    if lane.way != Way::Fast {
+        return 0;
+    }
+    lane.room().status()["fastpath"]["fallbacks"]["gathered"].as_u64().unwrap_or(0)
+}
+
+/// Fails on the fast path if nothing was since `before`.
+#[track_caller]
+fn must_gather(lane: &Lane, before: u64) {
+    let now = gathered(lane);
+    assert!(lane.way != Way::Fast || now > before + 1000, "{before} before, {now} now");
+}
+
+/// A word back and forth, more often than it takes to see that it is no stream.
+fn talk(near: &TcpStream, far: &TcpStream) {
+    for round in 0..200 {
+        for (mut from, mut to) in [(near, far), (far, near)] {
+            let mut word = [0; 100];
+            from.write_all(bytes(round, 100)).unwrap();
+            to.read_exact(&mut word).unwrap();
+            assert!(word == *bytes(round, 100), "round {round}");
+        }
+    }
+}
 
 /// Bytes of a stream.
 const ALL: usize = 12 << 20;
@@ -52,11 +93,18 @@ fn shown(lane: &Lane) -> Value {
 fn used(lane: &Lane, swap: bool) -> (TcpStream, TcpStream) {
     let (client, server) = lane.pair();
     let (near, far) = if swap { (server, client) } else { (client, server) };
-    thread::scope(|scope| {
-        scope.spawn(|| stream(&near, 0, ALL, 1, 200));
-        arrives(&far, 0, ALL);
-    });
+    flows(lane, &near, &far);
     (near, far)
+}
+
+/// Carries such a stream.
+fn flows(lane: &Lane, near: &TcpStream, far: &TcpStream) {
+    let before = gathered(lane);
+    thread::scope(|scope| {
+        scope.spawn(|| stream(near, 0, ALL, 1, 200));
+        arrives(far, 0, ALL);
+    });
+    must_gather(lane, before);
 }
 
 fn a_stream_of_small_messages(lane: &Lane) {
@@ -166,5 +214,108 @@ fn a_shutdown_with_answers_unread(lane: &Lane) {
         if let (Some(room), Some(made)) = (&lane.room, &lane.made) {
             room.wait_idle(&made.id);
         }
+    }
+}
+
+fn nodelay_comes_back(lane: &Lane) {
+    for (swap, wanted) in [(false, true), (false, false), (true, true), (true, false)] {
+        let (client, server) = lane.pair();
+        let (near, far) = if swap { (&server, &client) } else { (&client, &server) };
+        near.set_nodelay(wanted).unwrap();
+        flows(lane, near, far);
+        // While it streams it is off.
+        talk(near, far);
+        assert_eq!(near.nodelay().unwrap(), wanted);
+        lane.is_direct(&(client, server));
+    }
+}
+
+fn what_the_application_sets_stands(lane: &Lane) {
+    for swap in [false, true] {
+        let (client, server) = lane.pair();
+        let (near, far) = if swap { (&server, &client) } else { (&client, &server) };
+        near.set_nodelay(true).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| stream(near, 0, 4 * ALL, 1, 200));
+            let reader = scope.spawn(|| arrives(far, 0, 4 * ALL));
+            if lane.way == Way::Fast {
+                wait_until("Nagle's algorithm", SOON, || (!near.nodelay().unwrap()).then_some(()));
+            }
+            near.set_nodelay(true).unwrap();
+            reader.join().unwrap();
+        });
+        assert!(near.nodelay().unwrap());
+        let before = gathered(lane);
+        thread::scope(|scope| {
+            scope.spawn(|| stream(near, 0, ALL, 2, 200));
+            arrives(far, 0, ALL);
+        });
+        assert!(near.nodelay().unwrap());
+        assert_eq!(gathered(lane), before);
+    }
+}
+
+/// Bytes that wait for more on top.
+fn what_is_corked(lane: &Lane) {
+    for swap in [false, true] {
+        let (client, server) = lane.pair();
+        let (near, far) = if swap { (&server, &client) } else { (&client, &server) };
+        let before = gathered(lane);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for (part, at) in (0..ALL).step_by(ALL / 64).enumerate() {
+                    set_tcp_cork(near, part % 2 == 0).unwrap();
+                    stream(near, at, ALL / 64, part as u64, 200);
+                }
+                set_tcp_cork(near, false).unwrap();
+            });
+            arrives(far, 0, ALL);
+        });
+        must_gather(lane, before);
+        talk(near, far);
+    }
+}
+
+fn a_reader_that_stopped(lane: &Lane) {
+    for swap in [false, true] {
+        let (near, far) = used(lane, swap);
+        let taken = fill(&near, 0, 100);
+        assert!(lane.way != Way::Fast || taken <= MOST, "{taken} bytes in front of a stopped reader");
+        read(&far, 0, taken);
+        flows(lane, &near, &far);
+    }
+}
+
+/// Records of several threads on one socket, one of which has streamed before: whole, and each thread's in order.
+fn others_join_in(lane: &Lane) {
+    const RECORDS: u64 = 50_000;
+    let record = |writer: u64, serial: u64| (writer << 32 | serial).to_be_bytes();
+    let write = |mut to: &TcpStream, writer: u64| {
+        for serial in 0..RECORDS {
+            to.write_all(&record(writer, serial)).unwrap_or_else(|e| panic!("record {serial} of {writer}: {e}"));
+        }
+    };
+    for swap in [false, true] {
+        let (near, far) = used(lane, swap);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                write(&near, 0);
+                thread::scope(|scope| {
+                    (1..4).for_each(|writer| {
+                        drop(scope.spawn({
+                            let near = &near;
+                            move || write(near, writer)
+                        }))
+                    })
+                });
+            });
+            let (mut next, mut word) = ([0; 4], [0; 8]);
+            for _ in 0..4 * RECORDS {
+                wormhole_tests::traffic::Again(&mut &far).read_exact(&mut word).unwrap();
+                let writer = usize::from(word[3]);
+                assert_eq!(word, record(writer as u64, next[writer]), "of writer {writer}");
+                next[writer] += 1;
+            }
+        });
     }
 }

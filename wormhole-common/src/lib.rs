@@ -200,16 +200,22 @@ pub struct Member {
     pub single: u32,
     /// 1 once the application gives it up.
     pub closing: u32,
-    /// 1 while its small messages go by TCP, which makes few large ones of them.
+    /// One of the `GATHER_` constants.
     pub gathers: u32,
-    /// Small messages in a row that went direct; while it gathers, those before which nothing was on its way.
+    /// Small messages in a row; at the end of gathering, all.
     pub run: u32,
     /// When that row began: `CLOCK_MONOTONIC`, in nanoseconds.
     pub run_since: u64,
     /// One of the `NAGLE_` constants.
     pub nagle: u32,
+    /// While it gathers: messages in a row before which nothing was on its way.
+    pub pauses: u32,
+    /// Likewise: how often something came from the other side before a message.
+    pub answers: u32,
     /// Zero.
-    pub pad: u32,
+    pub gap: u32,
+    /// Bytes that had come from the other side when it last sent.
+    pub heard: u64,
     /// When it began: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
     pub alone_since: u64,
     /// When a message last began to go by TCP with such a buffer: `CLOCK_MONOTONIC`, in nanoseconds.
@@ -227,6 +233,13 @@ pub struct Patience {
     /// So many times more it is not tried.
     pub spare: u32,
 }
+
+/// Its messages go direct, if they can.
+pub const GATHER_NOT: u32 = 0;
+/// It streams small messages, which go by TCP and become few large ones.
+pub const GATHER_STREAMS: u32 = 1;
+/// It does not any more, but Nagle's algorithm has not been taken back yet.
+pub const GATHER_ENDS: u32 = 2;
 
 /// Nagle's algorithm is as the application has it (TCP_NODELAY).
 pub const NAGLE_ITS: u32 = 0;
@@ -286,7 +299,7 @@ pub struct SlotSide {
     pub hops: u32,
     /// While the relay moves bytes of this side into the other's queue: the cpu it runs on, plus 1. Userspace.
     pub mover: u16,
-    /// How this side sends: [`SEVERAL`] and [`GATHERS`]. Program.
+    /// How this side sends: [`SEVERAL`], and [`GATHERS`] or [`ENDS`]. Program.
     pub manner: u8,
     /// 1 when the ring of whoever sends here is for files, and it sends by send(2) all the same. Userspace, before the socket is there.
     pub files: u8,
@@ -300,6 +313,9 @@ pub struct SlotSide {
 pub const SEVERAL: u8 = 1;
 /// In [`SlotSide::manner`]: its small messages go by TCP, which makes few large ones of them.
 pub const GATHERS: u8 = 2;
+/// In [`SlotSide::manner`]: they did. It is acknowledged before anybody can answer, so that Nagle's algorithm can be taken back
+/// while nothing waits.
+pub const ENDS: u8 = 4;
 
 /// The other side uses splice(2).
 pub const OFF_SPLICED: u8 = 1;
@@ -417,6 +433,6 @@ mod tests {
         assert_eq!(size_of::<Tuple>(), 8 + 16 + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<HeadAddr>(), 8 + 4 + 4 + 16);
         assert_eq!(size_of::<Slot>(), 128);
-        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 16 * 4 + 8 + 4 * 4 + 2 * 8 + 2 * 4 + 8 + 2 * 4 + size_of::<Tuple>());
+        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 16 * 4 + 8 + 4 * 4 + 2 * 8 + 2 * 4 + 8 + 4 * 4 + 8 + size_of::<Tuple>());
     }
 }

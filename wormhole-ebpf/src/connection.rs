@@ -4,6 +4,7 @@
 //! one (did wormholed announce this connection?), and none of its bytes costs anything.
 
 use crate::atomic::{fetch_add, replace};
+use crate::gather::take_nagle_back;
 use crate::hold::acknowledged;
 use crate::kernel::{backlog, executable, is_closing, is_drained, uses_ring, write_seq};
 use crate::maps::{
@@ -75,6 +76,7 @@ fn connecting(ctx: &SockOpsContext) {
         if me.sock != 0 {
             take_out(me);
         }
+        take_nagle_back(ctx, me);
         *me = Member { role: Role::Client as u32, state: MEMBER_REFUSED, tuple, ..Member::default() };
     }
     let Some(head) = head_of(&tuple) else { return };

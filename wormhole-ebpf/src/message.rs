@@ -64,10 +64,11 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     }
     note_sender(me, mine, task);
     let size = ctx.size();
-    if is_gathered(me, mine, size) {
+    let gathered = is_gathered(me, mine, peer, size);
+    if gathered {
         count(Count::Gathered);
-        (me.whole, me.length) = (write_seq(me.sock).wrapping_add(size), size);
-    } else if goes_direct(ctx, me, mine, peer) {
+    }
+    if !gathered && goes_direct(ctx, me, mine, peer) {
         mine.direct_bytes = mine.direct_bytes.wrapping_add(size.into());
         note(me, mine, size);
     } else {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use wormhole_common::{
-    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, GATHERS, MEMBER_ENROLLED, Member, OFF_ALONE, OFF_PLAIN, OFF_RING,
+    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, ENDS, GATHERS, MEMBER_ENROLLED, Member, OFF_ALONE, OFF_PLAIN, OFF_RING,
     OFF_SPLICED, OFF_STARVED, QUESTION_WORDS, Role, SEVERAL, socket_key,
 };
 
@@ -278,6 +278,11 @@ impl Link {
     /// True while small messages for the application in `role` gather until their sender gets an acknowledgement.
     pub fn gathers(&self, role: Role) -> bool {
         self.pair.sender_to(role).is_some_and(|sender| sender.manner() & GATHERS != 0)
+    }
+
+    /// True when they did, and Nagle's algorithm is to be taken back from that sender.
+    pub fn ends_gathering(&self, role: Role) -> bool {
+        self.pair.sender_to(role).is_some_and(|sender| sender.manner() & ENDS != 0)
     }
 
     /// The key in the map of the socket in `role`.

@@ -1,6 +1,6 @@
 //! Acknowledgements that wait for a moment: the small messages of a sender gather meanwhile, and come as one segment.
 
-use super::socket::acknowledge;
+use super::socket::{acknowledge, hold_acknowledging, leave_acknowledging};
 use rustix::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ pub struct Debt {
     paid: Option<Instant>,
     /// How long it is to wait.
     left: Option<Duration>,
+    /// The kernel leaves it to us.
+    ours: bool,
 }
 
 impl Debt {
@@ -27,13 +29,25 @@ impl Debt {
     /// Acknowledges what is owed if it is time to, or if the sender does not gather any more.
     pub fn pay(&mut self, src: BorrowedFd<'_>, gathers: bool) {
         if self.owed && self.is_due(gathers, Instant::now()) {
-            acknowledge(src);
+            self.pay_now(src);
+            if gathers {
+                hold_acknowledging(src);
+            }
         }
     }
 
-    /// Nothing more comes that waits for it.
-    pub fn forget(&mut self) {
-        (self.owed, self.left) = (false, None);
+    /// Acknowledges what was taken.
+    pub fn pay_now(&mut self, src: BorrowedFd<'_>) {
+        acknowledge(src);
+        (self.owed, self.left, self.ours) = (false, None, true);
+    }
+
+    /// Leaves it to the kernel again, with what is owed.
+    pub fn leave(&mut self, src: BorrowedFd<'_>) {
+        if std::mem::take(&mut self.ours) {
+            leave_acknowledging(src);
+            (self.owed, self.left) = (false, None);
+        }
     }
 
     /// How long to wait before the next turn.
@@ -45,7 +59,7 @@ impl Debt {
         let since = self.paid.map_or(WAIT, |paid| now.saturating_duration_since(paid));
         self.left = WAIT.checked_sub(since).filter(|left| gathers && !left.is_zero());
         if self.left.is_none() {
-            (self.owed, self.paid) = (false, Some(now));
+            self.paid = Some(now);
         }
         self.left.is_none()
     }
@@ -59,23 +73,17 @@ mod tests {
     fn the_first_is_given_at_once_and_others_after_a_while() {
         let (mut debt, start) = (Debt::default(), Instant::now());
         let after = |micros| start + Duration::from_micros(micros);
-        debt.owe();
         assert!(debt.is_due(true, start));
-        assert!(!debt.owed && debt.left().is_none());
-        debt.owe();
         assert!(!debt.is_due(true, after(100)));
         assert_eq!(debt.left(), Some(Duration::from_micros(50)));
-        assert!(debt.owed, "it is not forgotten");
         assert!(debt.is_due(true, after(150)));
-        assert!(!debt.owed && debt.left().is_none());
+        assert_eq!(debt.left(), None);
     }
 
     #[test]
-    fn a_sender_that_goes_direct_again_does_not_wait() {
+    fn a_sender_that_gathers_no_more_does_not_wait() {
         let (mut debt, start) = (Debt::default(), Instant::now());
-        debt.owe();
         assert!(debt.is_due(true, start));
-        debt.owe();
         assert!(!debt.is_due(true, start));
         assert!(debt.is_due(false, start));
         assert_eq!(debt.left(), None);

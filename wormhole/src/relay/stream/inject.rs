@@ -6,7 +6,6 @@
 
 use super::gather::Debt;
 use super::pump::{Lane, Out, Pump, Ready, Turn, not_read};
-use super::socket::acknowledge;
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
@@ -131,11 +130,6 @@ impl Queue {
         self.full.is_none()
     }
 
-    /// True once the sender's socket was taken out of the map.
-    pub fn is_alone(&self) -> bool {
-        self.alone
-    }
-
     /// Accounts for bytes that were put there.
     pub fn put(&mut self, bytes: usize) {
         self.room = self.room.saturating_sub(bytes as u64);
@@ -193,9 +187,8 @@ impl Pump {
         if got == 0 {
             self.eof = true;
             src_ready.readable = false;
-            self.queue.debt.forget();
             // Whoever shut its side down and waits for an answer is woken by this; better at once than in the midst of it.
-            acknowledge(src);
+            self.queue.debt.pay_now(src);
             return None;
         }
         if !self.queue.follows(lane) {
@@ -217,7 +210,7 @@ impl Pump {
         if lane.link.gathers(lane.to) {
             self.queue.debt.owe();
         } else {
-            acknowledge(src);
+            self.queue.debt.pay_now(src);
         }
         if put < got {
             return Some(Turn::Waiting);
@@ -251,6 +244,25 @@ impl Pump {
         } else if let Some(lane) = lane.filter(|_| self.out == Out::Inject) {
             self.sees_off(src, lane);
         }
+    }
+
+    /// True while bytes are looked at first and acknowledged once they are in the receiver's queue, or a moment later.
+    pub(super) fn puts_into_queue(&self) -> bool {
+        self.out == Out::Inject && !self.queue.alone
+    }
+
+    /// At the end of a turn: acknowledges what its sender waits for. Whatever does not go into a queue from here is acknowledged
+    /// by the kernel, but not in time for a sender that gathers, nor once it was told to leave that to us.
+    pub(super) fn acknowledges(&mut self, src: BorrowedFd<'_>, lane: Lane<'_>, moved: bool) {
+        let gathers = lane.link.gathers(lane.to);
+        if !self.puts_into_queue() {
+            if gathers && moved {
+                self.queue.debt.owe();
+            } else if !gathers {
+                self.queue.debt.leave(src);
+            }
+        }
+        self.queue.debt.pay(src, gathers);
     }
 
     /// Goes on by TCP for good when the kernel has no memory for a redirected message although the receiver has read all: TCP

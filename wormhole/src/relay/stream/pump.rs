@@ -11,7 +11,6 @@
 
 use super::inject::Queue;
 use super::pipes::{Pipe, Pipes};
-use super::socket::acknowledge;
 use crate::fastpath::{Link, Role};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::BorrowedFd;
@@ -156,14 +155,10 @@ impl Pump {
         if let Some(lane) = moves {
             lane.link.moves(lane.to, true);
         }
-        let gathers = |lane: Option<Lane<'_>>| lane.is_some_and(|lane| lane.link.gathers(lane.to));
-        self.queue.debt.pay(src, gathers(lane));
         let turn = self.run((src, src_ready), (dst, dst_ready), lane, tools);
-        // The first segment of a chain, which puts nothing into a queue.
-        if self.out == Out::Plain && self.bytes != before && !self.ended && gathers(lane) {
-            self.queue.debt.owe();
+        if let Some(lane) = lane.filter(|_| !self.ended) {
+            self.acknowledges(src, lane, self.bytes != before);
         }
-        self.queue.debt.pay(src, gathers(lane));
         self.sees_off_at_last(src, lane);
         if let Some(lane) = moves {
             lane.link.moves(lane.to, false);
@@ -207,7 +202,8 @@ impl Pump {
             if self.streaming && self.pipe.is_none() {
                 self.pipe = tools.pipes.borrow();
             }
-            let step = match (&mut self.pipe, lane.filter(|_| self.out == Out::Inject && !self.queue.is_alone())) {
+            let queues = lane.filter(|lane| self.puts_into_queue() && !lane.link.ends_gathering(lane.to));
+            let step = match (&mut self.pipe, queues) {
                 (Some(pipe), _) => fill(pipe, src, src_ready, &mut self.eof),
                 (None, Some(lane)) => self.inject((src, src_ready), (dst, dst_ready), lane, &mut tools.scratch),
                 (None, None) => self.copy((src, src_ready), (dst, dst_ready), lane, &mut tools.scratch),
@@ -236,7 +232,7 @@ impl Pump {
             self.eof = true;
             src_ready.readable = false;
             if lane.is_some() {
-                acknowledge(src);
+                self.queue.debt.pay_now(src);
             }
             return None;
         }
@@ -247,6 +243,9 @@ impl Pump {
         } else {
             // The queue is empty: whatever arrives from now on is a new edge (epoll(7), Q9).
             src_ready.readable = src_ready.exact;
+        }
+        if lane.is_some_and(|lane| self.puts_into_queue() && lane.link.ends_gathering(lane.to)) {
+            self.queue.debt.pay_now(src);
         }
         let data = room.get(..got).unwrap_or_default();
         match self.write(dst, dst_ready, lane, data) {

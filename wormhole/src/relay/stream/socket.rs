@@ -60,12 +60,26 @@ pub fn end_orderly(fd: BorrowedFd<'_>) {
 /// Acknowledges what has arrived on a TCP socket, if that has not been done, and leaves what arrives later to be
 /// acknowledged when this is called again, or after some time (at most 200 ms, as by tcp(7)).
 pub fn acknowledge(fd: BorrowedFd<'_>) {
-    /// Not 0, so that it happens now; and even, so that it happens once (`__tcp_sock_set_quickack` in net/ipv4/tcp.c).
-    static ONCE: libc::c_int = 2;
-    let length = libc::socklen_t::try_from(size_of_val(&ONCE)).unwrap_or_default();
+    // Not 0, so that it happens now; and even, so that it happens once (`__tcp_sock_set_quickack` in net/ipv4/tcp.c).
+    set_quickack(fd, 2);
+}
+
+/// Leaves what arrives to be acknowledged when [`acknowledge`] is called, which by itself does so only if it found something.
+pub fn hold_acknowledging(fd: BorrowedFd<'_>) {
+    set_quickack(fd, 0);
+}
+
+/// As [`acknowledge`], and leaves what arrives later to the kernel, which acknowledges what was read at once or somewhat later, as
+/// it does by itself.
+pub fn leave_acknowledging(fd: BorrowedFd<'_>) {
+    set_quickack(fd, 1);
+}
+
+fn set_quickack(fd: BorrowedFd<'_>, value: libc::c_int) {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
     // It fails only on a socket that is gone, and then there is nothing to be said.
     // SAFETY: a descriptor that is open, and an int.
-    unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_QUICKACK, (&raw const ONCE).cast(), length) };
+    unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_QUICKACK, (&raw const value).cast(), length) };
 }
 
 /// What came of an attempt to connect.
