@@ -180,6 +180,7 @@ fn a_conversation_stays(lane: &Lane) {
     });
     if lane.way == Way::Fast {
         assert_eq!(shown(lane)["path"], "fastpath");
+        assert_eq!(gathered(lane), 0, "whoever waits for answers would wait for acknowledgements, too");
     }
 }
 
@@ -231,15 +232,17 @@ fn nodelay_comes_back(lane: &Lane) {
 }
 
 fn what_the_application_sets_stands(lane: &Lane) {
-    for swap in [false, true] {
+    for (swap, had) in [(false, true), (false, false), (true, true), (true, false)] {
         let (client, server) = lane.pair();
         let (near, far) = if swap { (&server, &client) } else { (&client, &server) };
-        near.set_nodelay(true).unwrap();
+        near.set_nodelay(had).unwrap();
+        let before = gathered(lane);
         thread::scope(|scope| {
             scope.spawn(|| stream(near, 0, 4 * ALL, 1, 200));
             let reader = scope.spawn(|| arrives(far, 0, 4 * ALL));
             if lane.way == Way::Fast {
-                wait_until("Nagle's algorithm", SOON, || (!near.nodelay().unwrap()).then_some(()));
+                let streams = || gathered(lane) > before && !near.nodelay().unwrap();
+                wait_until("Nagle's algorithm", SOON, || streams().then_some(()));
             }
             near.set_nodelay(true).unwrap();
             reader.join().unwrap();
