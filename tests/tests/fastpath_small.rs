@@ -243,6 +243,8 @@ fn what_the_application_sets_stands(lane: &Lane) {
             if lane.way == Way::Fast {
                 let streams = || gathered(lane) > before && !near.nodelay().unwrap();
                 wait_until("Nagle's algorithm", SOON, || streams().then_some(()));
+                let says = || shown(lane)["reason"].as_str().is_some_and(|why| why.contains("--fastpath-gather"));
+                wait_until("inspect to say that it gathers", SOON, || says().then_some(()));
             }
             near.set_nodelay(true).unwrap();
             reader.join().unwrap();
@@ -304,12 +306,10 @@ fn others_join_in(lane: &Lane) {
             scope.spawn(|| {
                 write(&near, 0);
                 thread::scope(|scope| {
-                    (1..4).for_each(|writer| {
-                        drop(scope.spawn({
-                            let near = &near;
-                            move || write(near, writer)
-                        }))
-                    })
+                    for writer in 1..4 {
+                        let near = &near;
+                        scope.spawn(move || write(near, writer));
+                    }
                 });
             });
             let (mut next, mut word) = ([0; 4], [0; 8]);

@@ -91,6 +91,11 @@ impl Pair {
         self.server().is_some_and(|server| server.enrolled() != 0 && direct(server)) && self.client().is_some_and(direct)
     }
 
+    /// True while one of them streams small messages, which gather.
+    pub fn gathers(&self) -> bool {
+        [self.client(), self.server()].into_iter().flatten().any(|side| side.manner() & GATHERS != 0)
+    }
+
     /// What keeps the bytes of enrolled applications from going direct, if something does.
     pub fn hindrance(&self) -> Option<Why> {
         let off = |why| [self.client(), self.server()].into_iter().flatten().any(|side| side.off() == why);

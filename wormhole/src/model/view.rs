@@ -95,7 +95,7 @@ pub struct ConnectionView {
     pub tail: String,
     /// Which way the bytes take: `fastpath`, `relay`, or `connecting`.
     pub path: String,
-    /// Why they take the relay.
+    /// Why they take the relay, or, on the fast path, why they do not go direct.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Seconds since it was accepted.

@@ -23,6 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+/// Why bytes of a connection on the fast path do not go direct.
+const GATHERS: &str = "it streams small messages, which are gathered (--fastpath-gather)";
 /// Turns that a side which failed gets for what it sent before.
 const LAST_TURNS: usize = 64;
 
@@ -356,12 +358,16 @@ impl Conn {
             client: peer_name(self.head()),
             tail: self.tail().map(peer_name).unwrap_or_default(),
             path: path.to_owned(),
-            reason: reason.map(|why| why.to_string()),
+            reason: reason.map(|why| why.to_string()).or_else(|| self.gathers().then(|| GATHERS.to_owned())),
             age_s: now.saturating_duration_since(self.since).as_secs(),
             bytes: Bytes { to_tail: self.to_tail.bytes, to_head: self.to_head.bytes } + direct,
             direct,
             injected: self.link.as_ref().map(|link| link.pair().injected()).unwrap_or_default(),
         }
+    }
+
+    fn gathers(&self) -> bool {
+        self.link.as_ref().is_ok_and(|link| link.pair().gathers())
     }
 
     /// Why bytes take the relay, unless both ends can send direct.
