@@ -14,12 +14,12 @@ use std::time::Duration;
 pub enum Kind {
     /// Both send at once and end.
     Both,
-    /// The same in many small messages, with a larger one or a pause now and then.
-    Small,
     /// The server sends only after the client's end, the client reads on after its own.
     ClientFirst,
     /// The client sends only after the server's end.
     ServerFirst,
+    /// One sends and ends, and then the other, in many small messages with a larger one or a pause now and then.
+    Small,
     /// Questions and answers of random sizes, in turn.
     Turns,
     /// Several threads of each side write whole messages on one socket; each arrives in one piece.
@@ -145,18 +145,10 @@ pub fn server<S: Stream>(mut stream: S, plan: impl Fn(u64) -> Plan) -> Said {
 fn end<S: Stream>(stream: &mut S, plan: &Plan, side: u64, out: &[u8], back: &[u8]) -> Said {
     let mut random = Random::new(plan.random.clone().draw() ^ (side + 1));
     match plan.kind {
-        Kind::Both => at_once(stream, out, back, &mut random, send),
-        Kind::Small => at_once(stream, out, back, &mut random, send_small),
-        Kind::ClientFirst | Kind::ServerFirst => {
-            if (plan.kind == Kind::ClientFirst) == (side == 0) {
-                send(stream, out, &mut random)?;
-                stream.end().map_err(|e| format!("cannot end: {e}"))?;
-                return receive(&mut Again(stream), back, &mut random);
-            }
-            receive(&mut Again(stream), back, &mut random)?;
-            send(stream, out, &mut random)?;
-            stream.end().map_err(|e| format!("cannot end: {e}"))
-        }
+        Kind::Both => at_once(stream, out, back, &mut random),
+        Kind::ClientFirst => in_turn(stream, side == 0, out, back, &mut random, send),
+        Kind::ServerFirst => in_turn(stream, side == 1, out, back, &mut random, send),
+        Kind::Small => in_turn(stream, plan.number % 2 == side, out, back, &mut random, send_small),
         Kind::Turns => turns(stream, plan, side, out, back),
         Kind::Threads | Kind::LateThreads => threads(stream, plan, side),
         Kind::ShutWhileReading => shut_while_reading(stream, out, back, &mut random),
@@ -228,7 +220,17 @@ fn receive_some(stream: &mut impl Read, expected: &[u8], random: &mut Random) ->
 
 type Send<S> = fn(&mut S, &[u8], &mut Random) -> Said;
 
-fn at_once<S: Stream>(stream: &mut S, out: &[u8], back: &[u8], random: &mut Random, send: Send<S>) -> Said {
+/// Sends and ends, and then receives; or the other way round.
+fn in_turn<S: Stream>(stream: &mut S, first: bool, out: &[u8], back: &[u8], random: &mut Random, send: Send<S>) -> Said {
+    if !first {
+        receive(&mut Again(&mut *stream), back, random)?;
+    }
+    send(stream, out, random)?;
+    stream.end().map_err(|e| format!("cannot end: {e}"))?;
+    if first { receive(&mut Again(stream), back, random) } else { Ok(()) }
+}
+
+fn at_once<S: Stream>(stream: &mut S, out: &[u8], back: &[u8], random: &mut Random) -> Said {
     let (mut twin, mut sending) = (stream.twin().map_err(|e| e.to_string())?, Random::new(random.draw()));
     thread::scope(|scope| {
         let sender = scope.spawn(|| {
