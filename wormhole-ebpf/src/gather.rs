@@ -43,14 +43,14 @@ pub fn is_gathered(me: &mut Member, mine: &mut SlotSide, peer: &SlotSide, size: 
     let heard = peer.direct_bytes.wrapping_add(u64::from(injected(peer)));
     let answered = heard != me.heard;
     me.heard = heard;
-    if me.gathers == GATHER_NOT {
-        if answered {
-            me.run = 0;
-        }
+    if me.gathers == GATHER_NOT && (answered || size > SMALL) {
+        me.run = 0;
+    }
+    if me.gathers == GATHER_NOT && !tries_again(me) {
         return false;
     }
     let rests = write_seq(me.sock).wrapping_sub(me.base) == injected(mine);
-    if me.gathers == GATHER_STREAMS && !goes_on(me, mine, size, answered, rests) {
+    if me.gathers == GATHER_STREAMS && !goes_on(me, mine, peer, size, answered, rests) {
         (me.gathers, me.run) = (GATHER_ENDS, 0);
     }
     if me.gathers == GATHER_ENDS {
@@ -70,9 +70,23 @@ pub fn is_gathered(me: &mut Member, mine: &mut SlotSide, peer: &SlotSide, size: 
     me.gathers != GATHER_NOT
 }
 
+/// True now and then for a sender from which Nagle's algorithm could not be taken back: then the end begins once more.
+#[inline(always)]
+fn tries_again(me: &mut Member) -> bool {
+    if me.nagle != NAGLE_ON {
+        return false;
+    }
+    me.pauses = me.pauses.wrapping_add(1) & (RUN - 1);
+    if me.pauses != 0 {
+        return false;
+    }
+    (me.gathers, me.run) = (GATHER_ENDS, 0);
+    true
+}
+
 /// Whether it is still a stream.
 #[inline(always)]
-fn goes_on(me: &mut Member, mine: &SlotSide, size: u32, answered: bool, rests: bool) -> bool {
+fn goes_on(me: &mut Member, mine: &SlotSide, peer: &SlotSide, size: u32, answered: bool, rests: bool) -> bool {
     me.pauses = if rests { me.pauses + 1 } else { 0 };
     if answered {
         (me.run, me.answers) = (0, me.answers + 1);
@@ -84,29 +98,27 @@ fn goes_on(me: &mut Member, mine: &SlotSide, size: u32, answered: bool, rests: b
         }
         _ => true,
     };
-    fast && me.pauses < PAUSES && me.answers < ANSWERS && is_fit(me, mine, size)
+    fast && me.pauses < PAUSES && me.answers < ANSWERS && is_fit(me, mine, peer, size)
 }
 
 /// Takes notice of a message that went direct.
 #[inline(always)]
-pub fn note(me: &mut Member, mine: &mut SlotSide, size: u32) {
-    if size > SMALL {
-        me.run = 0;
-        return;
-    }
-    if count(me) < RUN {
+pub fn note(me: &mut Member, mine: &mut SlotSide, peer: &SlotSide, size: u32) {
+    if size > SMALL || count(me) < RUN {
         return;
     }
     me.run = 0;
-    if now() - me.run_since <= GATHER.load() * u64::from(RUN) && is_fit(me, mine, size) {
+    if now() - me.run_since <= GATHER.load() * u64::from(RUN) && is_fit(me, mine, peer, size) {
         (me.gathers, me.pauses, me.answers) = (GATHER_STREAMS, 0, 0);
         mine.manner |= GATHERS;
     }
 }
 
 #[inline(always)]
-fn is_fit(me: &Member, mine: &SlotSide, size: u32) -> bool {
-    size <= SMALL && me.streak != SHARED && me.nagle != NAGLE_NEVER && mine.off == 0 && mine.generation == me.generation
+fn is_fit(me: &Member, mine: &SlotSide, peer: &SlotSide, size: u32) -> bool {
+    // What the other side sends by TCP alone is not seen here.
+    let current = mine.generation == me.generation && mine.off == 0 && peer.off == 0;
+    current && size <= SMALL && me.streak != SHARED && me.nagle != NAGLE_NEVER
 }
 
 /// Counts a message of a row; tells how many there are.

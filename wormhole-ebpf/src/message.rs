@@ -70,7 +70,7 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
     }
     if !gathered && goes_direct(ctx, me, mine, peer) {
         mine.direct_bytes = mine.direct_bytes.wrapping_add(size.into());
-        note(me, mine, size);
+        note(me, mine, peer, size);
     } else {
         me.whole = write_seq(me.sock).wrapping_add(size);
         me.length = size;

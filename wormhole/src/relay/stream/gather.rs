@@ -42,11 +42,16 @@ impl Debt {
         (self.owed, self.left, self.ours) = (false, None, true);
     }
 
+    /// Nobody waits for it any more.
+    pub fn forget(&mut self) {
+        (self.owed, self.left) = (false, None);
+    }
+
     /// Leaves it to the kernel again, with what is owed.
     pub fn leave(&mut self, src: BorrowedFd<'_>) {
         if std::mem::take(&mut self.ours) {
             leave_acknowledging(src);
-            (self.owed, self.left) = (false, None);
+            self.forget();
         }
     }
 

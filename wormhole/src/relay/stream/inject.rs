@@ -136,7 +136,7 @@ impl Queue {
     }
 
     /// As much of a buffer as may be put there.
-    fn fits<'a>(&self, buffer: &'a mut [u8]) -> &'a mut [u8] {
+    pub(super) fn fits<'a>(&self, buffer: &'a mut [u8]) -> &'a mut [u8] {
         let most = usize::try_from(self.room).unwrap_or(usize::MAX).min(buffer.len());
         buffer.get_mut(..most).unwrap_or_default()
     }
@@ -254,6 +254,9 @@ impl Pump {
     /// At the end of a turn: acknowledges what its sender waits for. Whatever does not go into a queue from here is acknowledged
     /// by the kernel, but not in time for a sender that gathers, nor once it was told to leave that to us.
     pub(super) fn acknowledges(&mut self, src: BorrowedFd<'_>, lane: Lane<'_>, moved: bool) {
+        if self.ended {
+            return self.queue.debt.forget();
+        }
         let gathers = lane.link.gathers(lane.to);
         if !self.puts_into_queue() {
             if gathers && moved {

@@ -156,7 +156,7 @@ impl Pump {
             lane.link.moves(lane.to, true);
         }
         let turn = self.run((src, src_ready), (dst, dst_ready), lane, tools);
-        if let Some(lane) = lane.filter(|_| !self.ended) {
+        if let Some(lane) = lane {
             self.acknowledges(src, lane, self.bytes != before);
         }
         self.sees_off_at_last(src, lane);
@@ -222,8 +222,15 @@ impl Pump {
         lane: Option<Lane<'_>>,
         scratch: &mut [u8],
     ) -> Option<Turn> {
+        // Into a queue only what was gathered last, which is acknowledged before it is there.
+        let queues = lane.filter(|_| self.puts_into_queue());
+        if queues.is_some_and(|lane| !dst_ready.writable || !self.queue.takes(lane)) {
+            return Some(Turn::Waiting);
+        }
         let want = self.chunk.clamp(CHUNK_FIRST, CHUNK_MAX).min(scratch.len());
         let room = scratch.get_mut(..want)?;
+        let room = if queues.is_some() { self.queue.fits(room) } else { room };
+        let want = room.len();
         let got = match rustix::io::read(src, &mut *room) {
             Ok(got) => got,
             Err(e) => return not_read(e, src_ready),
@@ -244,7 +251,7 @@ impl Pump {
             // The queue is empty: whatever arrives from now on is a new edge (epoll(7), Q9).
             src_ready.readable = src_ready.exact;
         }
-        if lane.is_some_and(|lane| self.puts_into_queue() && lane.link.ends_gathering(lane.to)) {
+        if queues.is_some() {
             self.queue.debt.pay_now(src);
         }
         let data = room.get(..got).unwrap_or_default();
