@@ -1,6 +1,6 @@
 //! `sk_msg`: decides about every message that an enrolled socket sends, under that socket's lock.
 //!
-//! The rules, in the order in which they are asked:
+//! What is gathered goes by TCP (gather.rs). The rules for all else, in the order in which they are asked:
 //! 1. The slot must still be this connection's (its generation), and redirecting must not be switched off.
 //! 2. Order: a receiver reads its redirected queue before its TCP queue. A message goes direct exactly when everything
 //!    that went by TCP before has been put into that queue. How much went by TCP is taken from TCP itself (`write_seq`),
@@ -11,8 +11,7 @@
 //!    (`acknowledged` in hold.rs), and wormholed acknowledges the message once it has put it into the receiver's
 //!    queue, when there is room. So one message is carried by the relay, and the next one goes direct again.
 //! 4. Memory: not while TCP has little left (memory.rs).
-//! 5. Not while its sender gathers (gather.rs).
-//! 6. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,
+//! 5. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
