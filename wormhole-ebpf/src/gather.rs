@@ -11,7 +11,8 @@
 
 use crate::kernel::{GATHER, write_seq};
 use crate::message::injected;
-use aya_ebpf::helpers::generated::{bpf_getsockopt, bpf_ktime_get_ns, bpf_setsockopt};
+use crate::options::{SOL_TCP, TCP_NODELAY, set_option};
+use aya_ebpf::helpers::generated::{bpf_getsockopt, bpf_ktime_get_ns};
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
 use wormhole_common::{
@@ -33,9 +34,6 @@ const PAUSES: u32 = 64;
 /// How many messages may go by before Nagle's algorithm is taken back. An acknowledgement that finds more to send is not the
 /// moment for that.
 const LAST: u32 = 64;
-
-const SOL_TCP: i32 = 6;
-const TCP_NODELAY: i32 = 1;
 
 /// True when this message is to go by TCP because its sender gathers.
 #[inline(always)]
@@ -182,7 +180,5 @@ fn nodelay(ctx: &SockOpsContext) -> Option<i32> {
 
 #[inline(always)]
 fn set_nodelay(ctx: &SockOpsContext, value: i32) -> bool {
-    let mut value = value;
-    // SAFETY: as above.
-    unsafe { bpf_setsockopt(ctx.ops.cast(), SOL_TCP, TCP_NODELAY, ptr::from_mut(&mut value).cast(), 4) == 0 }
+    set_option(ctx.ops.cast(), SOL_TCP, TCP_NODELAY, value)
 }

@@ -4,11 +4,11 @@ use crate::connection::socket;
 use crate::gather::set_nagle;
 use crate::kernel::{LIMIT, backlog, has_own_buffer, is_single, receive_buffer, sleeps_for_room, waits_for_room, write_seq};
 use crate::maps::{is_application, member, sides};
+use crate::options::{SO_SNDBUF, SOL_SOCKET, set_option};
 use crate::room::{share, widen};
-use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_setsockopt};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::SockOpsContext;
 use core::ffi::c_void;
-use core::ptr;
 use wormhole_common::{HOLD_DONE, HOLD_SHORT, Member, SHARED, STREAK, SlotSide};
 
 /// 128 KiB, for the kernel doubles it: a segment of 64 KiB that waits for more (MSG_MORE, sendfile(2)) must leave room for
@@ -148,10 +148,6 @@ fn endures_less_buffer(sock: u64) -> bool {
 /// `ctx` is what `bpf_setsockopt` wants in this program for the socket.
 #[inline(always)]
 fn set_send_buffer(ctx: *mut c_void, bytes: i32) {
-    const SOL_SOCKET: i32 = 1;
-    const SO_SNDBUF: i32 = 7;
-    let mut bytes = bytes;
     // Refused, it stays as it is.
-    // SAFETY: the context and 4 bytes.
-    let _ = unsafe { bpf_setsockopt(ctx, SOL_SOCKET, SO_SNDBUF, ptr::from_mut(&mut bytes).cast(), 4) };
+    let _ = set_option(ctx, SOL_SOCKET, SO_SNDBUF, bytes);
 }

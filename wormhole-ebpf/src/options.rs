@@ -10,21 +10,32 @@ use crate::hold::let_go;
 use crate::kernel::PAGE_BITS;
 use crate::maps::{count, is_application, member};
 use crate::room::widen;
+use aya_ebpf::helpers::generated::bpf_setsockopt;
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
+use core::ffi::c_void;
+use core::ptr;
 use wormhole_common::Count;
 
-const SOL_SOCKET: i32 = 1;
-const SO_SNDBUF: i32 = 7;
+pub const SOL_SOCKET: i32 = 1;
+pub const SO_SNDBUF: i32 = 7;
 const SO_SNDBUFFORCE: i32 = 32;
 const SO_ZEROCOPY: i32 = 60;
-const SOL_TCP: i32 = 6;
-const TCP_NODELAY: i32 = 1;
+pub const SOL_TCP: i32 = 6;
+pub const TCP_NODELAY: i32 = 1;
 const TCP_ULP: i32 = 31;
 
 const ALLOW: i32 = 1;
 /// The application sees EPERM.
 const REFUSE: i32 = 0;
+
+/// Sets an option of the socket that `ctx` is what `bpf_setsockopt` wants for in this program. False when the kernel refuses.
+#[inline(always)]
+pub fn set_option(ctx: *mut c_void, level: i32, name: i32, value: i32) -> bool {
+    let mut value = value;
+    // SAFETY: the context and 4 bytes.
+    unsafe { bpf_setsockopt(ctx, level, name, ptr::from_mut(&mut value).cast(), 4) == 0 }
+}
 
 #[cgroup_sockopt(setsockopt)]
 pub fn wh_setsockopt(ctx: SockoptContext) -> i32 {

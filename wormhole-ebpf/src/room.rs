@@ -6,8 +6,9 @@
 //! redirected bytes are counted. Most packets are sent again, but not a reset: the reader would wait for ever.
 
 use crate::kernel::{LIMIT, MESSAGE_COST, backlog, inode, is_left_alone, receive_buffer, send_buffer};
+use crate::options::{SOL_SOCKET, set_option};
 use crate::wait::wait_patiently;
-use aya_ebpf::helpers::generated::{bpf_getsockopt, bpf_setsockopt};
+use aya_ebpf::helpers::generated::bpf_getsockopt;
 use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{HOLD_SHORT, Member, SlotSide};
@@ -37,7 +38,6 @@ pub fn endurance(sock: u64) -> u64 {
 pub unsafe fn widen(me: &mut Member, ctx: *mut c_void) {
     /// The buffer gets twice as much or more, if `net.ipv4.tcp_rmem` allows it; by default it does.
     const HALF: i32 = 3 << 20;
-    const SOL_SOCKET: i32 = 1;
     const SO_RCVLOWAT: i32 = 18;
     if me.wide != 0 || inode(me.sock) == 0 {
         return;
@@ -48,9 +48,8 @@ pub unsafe fn widen(me: &mut Member, ctx: *mut c_void) {
     if unsafe { bpf_getsockopt(ctx, SOL_SOCKET, SO_RCVLOWAT, (&raw mut low).cast(), 4) } != 0 {
         return;
     }
-    for mut bytes in [HALF, low] {
-        // SAFETY: as above.
-        let _ = unsafe { bpf_setsockopt(ctx, SOL_SOCKET, SO_RCVLOWAT, (&raw mut bytes).cast(), 4) };
+    for bytes in [HALF, low] {
+        let _ = set_option(ctx, SOL_SOCKET, SO_RCVLOWAT, bytes);
     }
 }
 
