@@ -1,5 +1,6 @@
 //! Segments that lead into each other.
 
+use crate::kernel::Ns;
 use crate::netns::Netns;
 use crate::room::{Made, Room};
 use crate::traffic::listen;
@@ -13,8 +14,8 @@ pub struct Chain {
     pub made: Made,
     /// How many segments.
     pub len: usize,
-    /// They go with their names.
-    _places: Vec<Netns>,
+    /// Where its heads are but the first one's, and its server.
+    places: Vec<Netns>,
 }
 
 impl Chain {
@@ -29,7 +30,12 @@ impl Chain {
         let listener = listen(&last.ns(), "127.0.0.1:700");
         let between: String = between.iter().map(|place| format!(" chain url {}@:701", place.name)).collect();
         let made = room.create(&format!("url :0{between} tail url {}@:700", last.name));
-        (Self { made, len, _places: places }, listener)
+        (Self { made, len, places }, listener)
+    }
+
+    /// Where it leads through, and to.
+    pub fn places(&self) -> impl Iterator<Item = Ns> {
+        self.places.iter().map(Netns::ns)
     }
 
     /// Its segments as `list` shows them when none has an open connection, first one first.

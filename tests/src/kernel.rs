@@ -122,16 +122,28 @@ pub fn tcp_sockets(ns: &Ns) -> Result<u64> {
 }
 
 /// How many packets for TCP sockets in `ns` the kernel has dropped because too much waited in front of a socket that somebody
-/// was in a system call on (`TCPBacklogDrop`).
+/// was in a system call on.
 ///
 /// # Errors
 /// When the namespace is gone.
 pub fn dropped_packets(ns: &Ns) -> Result<u64> {
+    tcp_counter(ns, "TCPBacklogDrop")
+}
+
+/// How many acknowledgements for TCP sockets in `ns` have waited until the kernel's timer for them was over.
+///
+/// # Errors
+/// When the namespace is gone.
+pub fn delayed_acknowledgements(ns: &Ns) -> Result<u64> {
+    tcp_counter(ns, "DelayedACKs")
+}
+
+fn tcp_counter(ns: &Ns, wanted: &str) -> Result<u64> {
     let done = run::output(ns.command("cat").arg("/proc/self/net/netstat"))?;
     let mut lines = done.stdout.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
-    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "TCPBacklogDrop");
-    Ok(found.context("no TCPBacklogDrop")?.1.parse()?)
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == wanted);
+    Ok(found.with_context(|| format!("no {wanted}"))?.1.parse()?)
 }
 
 /// Kernel memory of the whole machine, in bytes.

@@ -342,7 +342,7 @@ fn a_stopped_reader_stops_the_sender_of_a_chain() {
     if let Err(why) = fast::available(&room) {
         skip!("{why}");
     }
-    for len in [2, 5, 8] {
+    for len in [2, 5, 12] {
         let (chain, listener) = Chain::new(&room, len);
         let client = traffic::connect(&room.ns(), chain.made.addr()).unwrap();
         let (server, _) = listener.accept().unwrap();

@@ -11,11 +11,13 @@ use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
+use wormhole_tests::chain::Chain;
 use wormhole_tests::lane::{Lane, Way};
+use wormhole_tests::room::Room;
 use wormhole_tests::stop::read;
-use wormhole_tests::three_ways;
-use wormhole_tests::traffic::{End, Random, Stream, drain, endless};
+use wormhole_tests::traffic::{self, End, Random, Stream, drain, endless};
 use wormhole_tests::wait::{is_emulated, patient};
+use wormhole_tests::{fast, kernel, require, skip, three_ways};
 
 three_ways!(of_every_length, what_is_held_back_holds_up_no_more, mostly_direct_on_one_cpu);
 
@@ -65,6 +67,39 @@ fn read_there(server: &TcpStream, at: usize, len: usize) {
         read(server, at, len);
     };
     thread::scope(|scope| scope.spawn(reads).join().unwrap());
+}
+
+/// What a sender waits for in a chain, the relay of its first segment acknowledges, which puts nothing into a queue.
+#[test]
+fn no_timer_acknowledges_to_the_sender_of_a_chain() {
+    const WRITES: usize = 200;
+    const SIZE: usize = 300_000;
+    require!(Box);
+    let room = Room::with(None, &["--fastpath", "on"]);
+    if let Err(why) = fast::available(&room) {
+        skip!("{why}");
+    }
+    let (chain, listener) = Chain::new(&room, 3);
+    let delayed = || -> u64 {
+        let places = chain.places().chain([room.ns()]);
+        places.map(|place| kernel::delayed_acknowledgements(&place).unwrap()).sum()
+    };
+    let client = traffic::connect(&room.ns(), chain.made.addr()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    client.set_nodelay(true).unwrap();
+    let before = delayed();
+    let sender = Sender::new(|| {
+        pin(None, 0);
+        for at in (0..WRITES).map(|write| write * SIZE) {
+            (&client).write_all(endless(at, SIZE)).unwrap();
+        }
+    });
+    read_there(&server, 0, WRITES * SIZE);
+    sender.wait();
+    let delayed = delayed() - before;
+    println!("{delayed} acknowledgements came from the kernel's timer");
+    // One may when the stream begins and one when it ends; else a fifth of the writes waited for one.
+    assert!(delayed < WRITES as u64 / 20, "{delayed} acknowledgements came from the kernel's timer");
 }
 
 /// The receiver reads all, and rests every now and then, so that its queue is full before it goes on.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::raw;
 use wormhole_tests::room::SOON;
+use wormhole_tests::stop::{fill, read};
 use wormhole_tests::traffic::{End, PATIENCE, Stream, drain, reset};
 use wormhole_tests::{three_ways, wait_until};
 
@@ -19,6 +20,7 @@ three_ways!(
     an_end_with_answers_unread_may_break_a_waiting_read_off,
     a_signal_breaks_a_waiting_read_off,
     another_reader_breaks_a_waiting_read_off,
+    room_for_a_write_that_did_not_wait_may_break_a_waiting_read_off,
 );
 
 /// Waits in a read until something happens; gives how that ended, and how the read after it did.
@@ -31,6 +33,17 @@ fn two_reads(mut stream: &TcpStream) -> [std::io::Result<usize>; 2] {
 
 fn is(read: &std::io::Result<usize>, kind: ErrorKind) -> bool {
     read.as_ref().is_err_and(|e| e.kind() == kind)
+}
+
+/// How often a read was broken off before it gave bytes, and how many those were.
+fn read_again_and_again(mut stream: &TcpStream) -> (usize, usize) {
+    let mut broken_off = 0;
+    loop {
+        match stream.read(&mut [0; 10]) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock && broken_off < 3 => broken_off += 1,
+            other => return (broken_off, other.unwrap()),
+        }
+    }
 }
 
 /// Never a clean end, and the reset comes with the next read.
@@ -92,13 +105,7 @@ fn an_end_with_answers_unread_may_break_a_waiting_read_off(lane: &Lane) {
         let reader = scope.spawn(|| {
             client.end().unwrap();
             client.read_exact(&mut [0; 5]).unwrap();
-            let mut broken_off = 0;
-            loop {
-                match client.read(&mut [0; 10]) {
-                    Err(e) if e.kind() == ErrorKind::WouldBlock && broken_off < 3 => broken_off += 1,
-                    other => return (broken_off, other.unwrap()),
-                }
-            }
+            read_again_and_again(&client)
         });
         assert_eq!(drain(&mut server), (vec![], End::Eof));
         // Longer than an acknowledgement may be delayed.
@@ -166,5 +173,23 @@ fn another_reader_breaks_a_waiting_read_off(lane: &Lane) {
             all.extend(rest);
         }
         assert_eq!(all, b"firstsecond");
+    });
+}
+
+/// In one thread: write without waiting until there is no room, then wait in a read. Nothing is lost by it.
+fn room_for_a_write_that_did_not_wait_may_break_a_waiting_read_off(lane: &Lane) {
+    let (client, mut server) = lane.used();
+    let sent = fill(&client, 0, 1 << 16);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| read_again_and_again(&client));
+        asleep(&reader);
+        read(&server, 0, sent);
+        // Longer than what goes by TCP may take.
+        thread::sleep(Duration::from_millis(300));
+        server.write_all(b"answer").unwrap();
+        let (broken_off, got) = reader.join().unwrap();
+        assert_eq!(got, 6);
+        println!("{:?}: broken off {broken_off} times", lane.way);
+        assert!(broken_off == 0 || lane.way == Way::Fast);
     });
 }

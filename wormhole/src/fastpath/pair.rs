@@ -222,6 +222,12 @@ impl Link {
         !self.reaches(role) && self.pair.is_complete()
     }
 
+    /// As above, and whoever sends to the application in `role` is at this segment's end.
+    pub fn leads(&self, role: Role) -> bool {
+        let sender = if role == Role::Client { Role::Server } else { Role::Client };
+        self.reaches(sender) && self.hands_on(role)
+    }
+
     /// True when the application in `role` is at this segment's end, and not behind another segment of the chain.
     fn reaches(&self, role: Role) -> bool {
         if role == Role::Client { self.is_first() } else { self.is_last() }
@@ -348,6 +354,11 @@ impl Link {
         if let Some(sender) = self.pair.sender_to(role) {
             sender.publish(total);
         }
+    }
+
+    /// How many that are so far.
+    pub fn published(&self, role: Role) -> u64 {
+        self.pair.injected.get(1 - role.side()).map_or(0, |counter| counter.load(Relaxed))
     }
 
     /// True when the application in `role`, a direct neighbour of this segment, closed its socket with bytes unread.

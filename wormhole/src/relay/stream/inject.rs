@@ -21,8 +21,11 @@ const WINDOW: usize = 128 * 1024;
 /// And when it will not go direct any more.
 const WIDE: usize = 4 * 1024 * 1024;
 
-/// Send and receive buffers between two segments of a chain. So much more, twice, may wait in front of a reader for each of them.
+/// Send and receive buffers between two segments of a chain.
 const PASSAGE: usize = 64 * 1024;
+
+/// Bytes that may be on their way through the other segments of a chain, to the queue at its end.
+const TRANSIT: u64 = 512 * 1024;
 
 /// Bytes that are put into a queue before anybody looks how full it is.
 const UNSEEN: u64 = 16 * 1024;
@@ -114,6 +117,16 @@ impl Queue {
             if self.full.is_none() {
                 self.room = low;
             }
+        }
+        self.full.is_none()
+    }
+
+    /// True when more may go to the end of the chain, to which `bytes` were handed on so far. However long it is, no more waits
+    /// in its midst; and it is full only when the queue at its end is.
+    pub fn leads_on(&mut self, bytes: u64, lane: Lane<'_>) -> bool {
+        if self.full.is_none() {
+            let transit = bytes.saturating_sub(lane.link.published(lane.to));
+            self.full = self.look(transit, TRANSIT, Instant::now());
         }
         self.full.is_none()
     }
@@ -261,6 +274,9 @@ impl Pump {
         if !self.puts_into_queue() {
             if gathers && moved {
                 self.queue.debt.owe();
+            } else if moved && lane.link.hands_on(lane.to) {
+                // Else the kernel would do so 40 ms later: it takes what comes in small pieces for one side of a conversation.
+                self.queue.debt.pay_now(src);
             } else if !gathers {
                 self.queue.debt.leave(src);
             }
