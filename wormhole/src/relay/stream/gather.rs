@@ -1,4 +1,5 @@
-//! Acknowledgements that wait for a moment: the small messages of a sender gather meanwhile, and come as one segment.
+//! Acknowledgements that wait for a moment: the small messages of a sender gather meanwhile, and come as one segment; or what was
+//! sent gets to the end of a chain.
 
 use super::socket::{acknowledge, hold_acknowledging, leave_acknowledging};
 use rustix::fd::BorrowedFd;
@@ -7,6 +8,10 @@ use std::time::{Duration, Instant};
 /// From one to the next. On one cpu a stream of 64-byte messages was carried at 0.032 GB/s without a wait, 0.039 with 50 µs, 0.045
 /// with this and 0.046 with 300 µs.
 const WAIT: Duration = Duration::from_micros(150);
+
+/// How soon it is looked whether all has come to the end of a chain: at first, and at most.
+const TRANSIT: Duration = Duration::from_micros(20);
+const TRANSIT_MAX: Duration = Duration::from_millis(1);
 
 /// What a source has not been told yet.
 #[derive(Debug, Default)]
@@ -34,6 +39,28 @@ impl Debt {
                 hold_acknowledging(src);
             }
         }
+    }
+
+    /// Acknowledges what was taken once it is `there`, at the end of a chain: whoever is woken before would send more by TCP. No
+    /// later than in a while.
+    pub fn settle(&mut self, src: BorrowedFd<'_>, moved: bool, there: bool) {
+        if moved {
+            (self.owed, self.left) = (true, None);
+        }
+        if !self.owed {
+            return;
+        }
+        if there || !self.waits_for_transit() {
+            self.pay_now(src);
+        } else if moved {
+            hold_acknowledging(src);
+        }
+    }
+
+    fn waits_for_transit(&mut self) -> bool {
+        let next = self.left.map_or(TRANSIT, |left| 2 * left);
+        self.left = Some(next).filter(|next| *next <= TRANSIT_MAX);
+        self.left.is_some()
     }
 
     /// Acknowledges what was taken.
@@ -92,5 +119,14 @@ mod tests {
         assert!(!debt.is_due(true, start));
         assert!(debt.is_due(false, start));
         assert_eq!(debt.left(), None);
+    }
+
+    #[test]
+    fn what_does_not_come_to_the_end_of_a_chain_is_acknowledged_all_the_same() {
+        let mut debt = Debt { owed: true, ..Debt::default() };
+        assert!(debt.waits_for_transit());
+        assert_eq!(debt.left(), Some(TRANSIT));
+        let looks = 1 + (0..).take_while(|_| debt.waits_for_transit()).count();
+        assert_eq!((looks, debt.left()), (6, None));
     }
 }

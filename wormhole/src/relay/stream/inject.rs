@@ -274,6 +274,9 @@ impl Pump {
         if !self.puts_into_queue() {
             if gathers && moved {
                 self.queue.debt.owe();
+            } else if lane.link.leads(lane.to) {
+                let there = lane.link.published(lane.to) >= self.bytes;
+                return self.queue.debt.settle(src, moved, there);
             } else if moved && lane.link.hands_on(lane.to) {
                 // Else the kernel would do so 40 ms later: it takes what comes in small pieces for one side of a conversation.
                 self.queue.debt.pay_now(src);
