@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn one_proxy_by_default() {
         let host = Setting::Host.by_default();
-        assert_eq!(host, [peers::DIRECT, peers::UNIX_PAIR, peers::WORMHOLE, peers::RELAY, peers::HAPROXY]);
+        assert_eq!(host, [peers::DIRECT, peers::UNIX_PAIR, peers::WORMHOLE, peers::RELAY, peers::CHAIN, peers::HAPROXY]);
         assert!(Setting::Into.by_default().contains(&"published"));
     }
 }

@@ -1,7 +1,7 @@
 //! The plot of throughput by size of writes, as SVG: absolute on the left, as a ratio to no proxy at all on the right.
 
 use crate::bench::columns;
-use crate::bench::peers::{DIRECT, RELAY, UNIX_PAIR, WORMHOLE};
+use crate::bench::peers::{CHAIN, DIRECT, RELAY, UNIX_PAIR, WORMHOLE};
 use crate::bench::results::Results;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -96,6 +96,7 @@ fn colour(name: &str) -> RGBColor {
         RELAY => RGBColor(0xe0, 0x9a, 0x3c),
         DIRECT => RGBColor(0x33, 0x33, 0x33),
         UNIX_PAIR => RGBColor(0x8e, 0x6b, 0xa8),
+        CHAIN => RGBColor(0x3c, 0x8d, 0x5a),
         _ => RGBColor(0x4f, 0x88, 0xb8),
     }
 }

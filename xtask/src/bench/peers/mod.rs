@@ -111,6 +111,7 @@ pub static HOST: &[&dyn Peer] = &[
     &direct::UnixPair,
     &wormhole::HOST_FAST,
     &wormhole::HOST_RELAY,
+    &wormhole::HOST_CHAIN,
     &haproxy::Haproxy,
     &nginx::Nginx,
     &socat::Socat,
@@ -149,6 +150,8 @@ pub const DIRECT: &str = "direct";
 pub const WORMHOLE: &str = "wormhole";
 /// The product without its fast path, where both are measured.
 pub const RELAY: &str = "relay";
+/// The product, three segments in a row.
+pub const CHAIN: &str = "chain";
 /// A unix stream without a proxy.
 pub const UNIX_PAIR: &str = "unix-pair";
 /// HAProxy.
@@ -168,7 +171,7 @@ pub fn is_proxy(name: &str) -> bool {
 
 /// Neither reference lines nor the product: what a "best peer" is taken from.
 pub fn is_rival(name: &str) -> bool {
-    ![DIRECT, WORMHOLE, RELAY, UNIX_PAIR].contains(&name)
+    ![DIRECT, WORMHOLE, RELAY, CHAIN, UNIX_PAIR].contains(&name)
 }
 
 impl Place<'_> {

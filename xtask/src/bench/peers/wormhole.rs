@@ -1,6 +1,6 @@
 //! wormhole itself: the real daemon, one segment made with the real command.
 
-use super::{Peer, Place, RELAY, Running, Source, WORMHOLE};
+use super::{CHAIN, Peer, Place, RELAY, Running, Source, WORMHOLE};
 use crate::bench::proc::Group;
 use crate::bench::segment::Segment;
 use crate::bench::site::Site;
@@ -21,6 +21,8 @@ pub struct Wormhole {
 enum Way {
     /// Client and server on the host.
     Host,
+    /// The same through three segments.
+    Chain,
     /// From one container to another one.
     Between,
     /// From the host into a container.
@@ -42,6 +44,13 @@ pub static HOST_FAST: Wormhole = Wormhole {
 };
 pub static HOST_RELAY: Wormhole =
     Wormhole { name: RELAY, about: "the same with --fastpath off", fastpath: "off", way: Way::Host };
+pub static HOST_CHAIN: Wormhole = Wormhole {
+    name: CHAIN,
+    about: "wormholed --fastpath on; wormhole create url 127.0.0.1:HEAD chain url 127.0.0.2:SPARE chain url 127.0.0.3:SPARE tail \
+            url 127.0.0.1:TAIL",
+    fastpath: "on",
+    way: Way::Chain,
+};
 pub static BETWEEN_FAST: Wormhole = Wormhole {
     name: WORMHOLE,
     about: "wormholed --fastpath on; wormhole create url :HEAD docker-ns CLIENT tail docker-ns SERVER url :TAIL",
@@ -84,7 +93,7 @@ impl Peer for Wormhole {
         let reply = String::from_utf8_lossy(&output.stdout);
         let id = reply.split_whitespace().next().context("wormhole create printed no id")?.to_owned();
         let running = match self.way {
-            Way::Host => place.on_host(place.head(), Vec::new()),
+            Way::Host | Way::Chain => place.on_host(place.head(), Vec::new()),
             Way::Between => place.to_container(place.head(), Site::Container(place.containers()?.client.clone()))?,
             Way::Into => place.to_container(place.head(), Site::Here)?,
         };
@@ -111,9 +120,12 @@ impl Wormhole {
 
     /// What `create` is told.
     fn words(&self, place: &Place<'_>) -> Result<Vec<String>> {
-        let (head, tail) = (place.head, place.tail);
+        let Place { head, spare, tail, .. } = *place;
         let line = match self.way {
             Way::Host => format!("url 127.0.0.1:{head} tail url 127.0.0.1:{tail}"),
+            Way::Chain => {
+                format!("url 127.0.0.1:{head} chain url 127.0.0.2:{spare} chain url 127.0.0.3:{spare} tail url 127.0.0.1:{tail}")
+            }
             Way::Between => {
                 let containers = place.containers()?;
                 let (client, server) = (&containers.client.id, &containers.server.id);
