@@ -111,10 +111,15 @@ impl Server {
     /// True when nobody listened when it was last looked, and that was before `since`: whoever accepts a connection that
     /// has come since then has just started, and will be known in some milliseconds. Asks for the look.
     pub fn is_about_to_be_known(&self, since: Instant) -> bool {
-        if **self.verdict.load() != Verdict::Unknown {
+        let is_known = || **self.verdict.load() != Verdict::Unknown;
+        if is_known() {
             return false;
         }
+        // A look changes both while it has this, and may just have done so.
         let seen = self.seen();
+        if is_known() {
+            return false;
+        }
         let waits = seen.sockets.is_empty() && seen.looked.is_none_or(|looked| looked < since);
         if waits {
             self.wake.notify_one();
@@ -150,8 +155,8 @@ impl Server {
             || !seen.holders.iter().flatten().all(Holder::is_unchanged)
     }
 
-    fn judge(&self, fastpath: &Fastpath) {
-        let seen = self.seen();
+    /// By what was `seen` of it.
+    fn judge(&self, seen: &Seen, fastpath: &Fastpath) {
         let verdict = if let Some(exe) = &seen.spliced {
             Verdict::Spared(Arc::clone(exe))
         } else if seen.sockets.is_empty() && elsewhere(&self.namespace, &self.addrs) {
@@ -220,7 +225,7 @@ impl Owners {
     pub fn judge(&self) {
         let servers: Vec<Arc<Server>> = self.servers().iter().filter_map(Weak::upgrade).collect();
         for server in servers {
-            server.judge(&self.fastpath);
+            server.judge(&server.seen(), &self.fastpath);
         }
     }
 
@@ -274,11 +279,14 @@ fn look(fastpath: &Fastpath, servers: &[Arc<Server>]) {
         let mut seen = server.seen();
         let spliced = seen.spliced.take().filter(|_| seen.sockets == sockets);
         *seen = Seen { sockets, holders, at: Some(Instant::now()), looked: None, spliced };
+        // At once: a connection that waits for it would else find a server that is known to listen, and nothing more.
+        server.judge(&seen, fastpath);
     }
     // All of them: the list of executables may have grown.
     for server in servers {
-        server.judge(fastpath);
-        server.seen().looked = Some(began);
+        let mut seen = server.seen();
+        server.judge(&seen, fastpath);
+        seen.looked = Some(began);
     }
 }
 
