@@ -19,9 +19,11 @@ use std::time::{Duration, Instant};
 const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_LATER: Duration = Duration::from_millis(100);
 
-/// How long a connection waits until it is known who listens at its tail, and how often it asks.
-const LOOK: Duration = Duration::from_millis(100);
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How long a connection waits at most until it is known who listens at its tail: looks rest for some time in between, which on a busy
+/// machine is some 100 ms. And how often it asks: at first, and later.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+const LOOK_LATER: Duration = Duration::from_millis(20);
 
 impl Worker {
     pub(super) fn begin(&mut self, listener: &Arc<Listener>, accepted: Accepted) {
@@ -55,7 +57,9 @@ impl Worker {
         };
         let server = conn.link.as_ref().ok().and(target.server.as_ref());
         if now < conn.since + LOOK && server.is_some_and(|server| server.is_about_to_be_known(conn.since)) {
-            self.timers.set(&mut conn.deadline, Some(now + LOOK_AGAIN), slot, conn.generation);
+            let waited = now.saturating_duration_since(conn.since);
+            let again = now + (waited / 8).clamp(LOOK_FIRST, LOOK_LATER);
+            self.timers.set(&mut conn.deadline, Some(again), slot, conn.generation);
             self.watch_head(slot);
             return;
         }
