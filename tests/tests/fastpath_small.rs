@@ -7,11 +7,12 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
+use wormhole_tests::chain::Chain;
 use wormhole_tests::lane::{self, Lane, Way};
-use wormhole_tests::room::SOON;
+use wormhole_tests::room::{Room, SOON};
 use wormhole_tests::stop::{MOST, fill, read};
-use wormhole_tests::traffic::{End, Random, Stream, bytes, drain, endless};
-use wormhole_tests::{three_ways, wait_until};
+use wormhole_tests::traffic::{self, End, PATIENCE, Random, Stream, bytes, drain, endless};
+use wormhole_tests::{fast, require, skip, three_ways, wait_until};
 
 three_ways!(
     by crate::run: a_stream_of_small_messages,
@@ -139,7 +140,7 @@ fn both_directions_at_once(lane: &Lane) {
                 let (mut to, mut done, mut buffer) = (stream_, 0, vec![0; 1 << 16]);
                 while done < ALL {
                     let most = buffer.len().min(ALL - done);
-                    let got = wormhole_tests::traffic::Again(&mut to).read(&mut buffer[..most]).unwrap();
+                    let got = traffic::Again(&mut to).read(&mut buffer[..most]).unwrap();
                     assert_ne!(got, 0);
                     assert!(buffer[..got] == *endless(theirs + done, got), "wrong bytes after {done}");
                     done += got;
@@ -236,6 +237,32 @@ fn nodelay_comes_back(lane: &Lane) {
     }
 }
 
+/// The first segment's relay acknowledges the end of a stream before anybody can answer it, though it puts nothing into a queue.
+#[test]
+fn nodelay_comes_back_through_a_chain() {
+    require!(Box);
+    let room = Room::with(None, &["--fastpath", "on", "--fastpath-gather", "1"]);
+    if let Err(why) = fast::available(&room) {
+        skip!("{why}");
+    }
+    let (chain, listener) = Chain::new(&room, 3);
+    let gathered = || room.status()["fastpath"]["fallbacks"]["gathered"].as_u64().unwrap_or(0);
+    for swap in [false, true] {
+        let client = traffic::connect(&room.ns(), chain.made.addr()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let (near, far) = if swap { (&server, &client) } else { (&client, &server) };
+        for stream in [near, far] {
+            stream.set_nodelay(true).unwrap();
+            stream.patience(PATIENCE).unwrap();
+        }
+        let before = gathered();
+        carries(near, far, 1);
+        assert!(gathered() > before + 1000, "it did not gather");
+        talk(near, far);
+        assert!(near.nodelay().unwrap());
+    }
+}
+
 fn what_the_application_sets_stands(lane: &Lane) {
     for (swap, had) in [(false, true), (false, false), (true, true), (true, false)] {
         let (client, server) = lane.pair();
@@ -317,7 +344,7 @@ fn others_join_in(lane: &Lane) {
             });
             let (mut next, mut word) = ([0; 4], [0; 8]);
             for _ in 0..4 * RECORDS {
-                wormhole_tests::traffic::Again(&mut &far).read_exact(&mut word).unwrap();
+                traffic::Again(&mut &far).read_exact(&mut word).unwrap();
                 let writer = usize::from(word[3]);
                 assert_eq!(word, record(writer as u64, next[writer]), "of writer {writer}");
                 next[writer] += 1;

@@ -9,10 +9,11 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
+use wormhole_tests::chain::Chain;
 use wormhole_tests::lane::{Lane, Way};
-use wormhole_tests::room::SOON;
-use wormhole_tests::traffic::{Again, End, LARGEST, Stream, bytes, drain, endless, inside, reset};
-use wormhole_tests::{require, three_ways, wait_until};
+use wormhole_tests::room::{Room, SOON};
+use wormhole_tests::traffic::{self, Again, End, LARGEST, PATIENCE, Stream, bytes, drain, endless, inside, reset};
+use wormhole_tests::{fast, raw, require, skip, stop, three_ways, wait_until};
 
 three_ways!(
     what_is_there_is_received,
@@ -32,7 +33,7 @@ fn ring() -> Option<IoUring> {
     match IoUring::new(64) {
         Ok(ring) => Some(ring),
         Err(why) => {
-            wormhole_tests::skip::record(&format!("io_uring: {why}"));
+            skip::record(&format!("io_uring: {why}"));
             None
         }
     }
@@ -101,9 +102,31 @@ fn begins_to_send(lane: &Lane, ring: &mut IoUring, near: &TcpStream, far: &mut T
     }
 }
 
+/// What it sends goes by TCP alone, for the receiver is enrolled only when something has come: nobody is to wait until it is in a queue.
+#[test]
+fn a_chain_to_a_server_that_is_accepted_late() {
+    const SIZE: usize = 64 << 10;
+    require!(Box);
+    let room = Room::with(None, &["--fastpath", "on"]);
+    if let Err(why) = fast::available(&room) {
+        skip!("{why}");
+    }
+    let (chain, listener) = Chain::new(&room, 2);
+    raw::set_number(&listener, raw::DEFER_ACCEPT, 5).unwrap();
+    let client = traffic::connect(&room.ns(), chain.made.addr()).unwrap();
+    let Some(mut ring) = ring() else { return };
+    let mut server = None;
+    for at in (0..64).map(|write| write * SIZE) {
+        assert_eq!(one(&mut ring, send(&client, endless(at, SIZE))).unwrap(), SIZE);
+        let server = server.get_or_insert_with(|| listener.accept().unwrap().0);
+        server.patience(PATIENCE).unwrap();
+        stop::read(server, at, SIZE);
+    }
+}
+
 #[test]
 fn who_connects_with_a_ring_takes_the_relay() {
-    wormhole_tests::require!(Box);
+    require!(Box);
     let lane = require!(@ Lane::open(Way::Fast));
     let client = inside(&lane.near(), || {
         let Some(mut ring) = ring() else { return Ok(None) };

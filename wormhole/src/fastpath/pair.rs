@@ -222,10 +222,11 @@ impl Link {
         !self.reaches(role) && self.pair.is_complete()
     }
 
-    /// As above, and whoever sends to the application in `role` is at this segment's end.
+    /// As above, and whoever sends to the application in `role` is at this segment's end, and will go direct again. Only then is
+    /// all published in the end: what one sends by io_uring may go by TCP to a receiver that was enrolled too late.
     pub fn leads(&self, role: Role) -> bool {
         let sender = if role == Role::Client { Role::Server } else { Role::Client };
-        self.reaches(sender) && self.hands_on(role)
+        self.reaches(sender) && self.hands_on(role) && self.pair.sender_to(role).is_some_and(|side| side.off() == 0)
     }
 
     /// True when the application in `role` is at this segment's end, and not behind another segment of the chain.

@@ -272,15 +272,17 @@ impl Pump {
         }
         let gathers = lane.link.gathers(lane.to);
         if !self.puts_into_queue() {
-            if gathers && moved {
-                self.queue.debt.owe();
-            } else if lane.link.leads(lane.to) {
-                let there = lane.link.published(lane.to) >= self.bytes;
+            if gathers {
+                if moved {
+                    self.queue.debt.owe();
+                }
+            } else if lane.link.leads(lane.to) && !lane.link.ends_gathering(lane.to) {
+                let there = !self.is_stuck() && lane.link.published(lane.to) >= self.bytes;
                 return self.queue.debt.settle(src, moved, there);
             } else if moved && lane.link.hands_on(lane.to) {
                 // Else the kernel would do so 40 ms later: it takes what comes in small pieces for one side of a conversation.
                 self.queue.debt.pay_now(src);
-            } else if !gathers {
+            } else {
                 self.queue.debt.leave(src);
             }
         }

@@ -199,7 +199,10 @@ impl Pump {
             if let Some(lane) = lane.filter(|_| self.out == Out::Plain) {
                 self.queue.passes_on(self.bytes, src, dst, lane);
             }
-            if self.streaming && self.pipe.is_none() && !self.leads(lane) {
+            if self.leads(lane) {
+                // It is empty, and would not ask how much is on its way.
+                self.close(&mut tools.pipes);
+            } else if self.streaming && self.pipe.is_none() {
                 self.pipe = tools.pipes.borrow();
             }
             let queues = lane.filter(|lane| self.puts_into_queue() && !lane.link.ends_gathering(lane.to));
