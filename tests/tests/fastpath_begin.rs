@@ -11,7 +11,7 @@ use wormhole_tests::netns::Netns;
 use wormhole_tests::raw::{self, DEFER_ACCEPT, FASTOPEN_CONNECT};
 use wormhole_tests::room::{Room, SOON};
 use wormhole_tests::traffic::{self, End, PATIENCE, Stream, ask, connect, drain, endless};
-use wormhole_tests::{fast, require, skip, three_ways, wait_until};
+use wormhole_tests::{fast, require, three_ways, wait_until};
 
 three_ways!(a_stream_that_begins_in_the_syn, a_socket_that_is_connected_again, a_server_that_waits_for_the_first_byte);
 
@@ -115,9 +115,7 @@ fn a_server_that_waits_for_the_first_byte(lane: &Lane) {
 fn the_same_port_of_another_machine() {
     require!(Box);
     let room = Room::with(None, &["--fastpath", "on"]);
-    if let Err(why) = fast::available(&room) {
-        skip!("{why}");
-    }
+    require!(@ fast::available(&room));
     let (far, other) = (Netns::create("f").unwrap(), Netns::create("o").unwrap());
     room.netns.join("10.9.0.1/24", &other, "10.9.0.2/24").unwrap();
     traffic::echo(&far.ns(), "127.0.0.1:700");

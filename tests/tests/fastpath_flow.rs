@@ -12,7 +12,7 @@ use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::room::{Room, SOON};
 use wormhole_tests::stop::{MOST, STOPPED, fill, read};
 use wormhole_tests::traffic::{self, End, PATIENCE, Random, Stream, drain, endless};
-use wormhole_tests::{fast, require, skip, three_ways, wait_until};
+use wormhole_tests::{fast, require, three_ways, wait_until};
 
 three_ways!(
     a_stopped_reader_stops_the_sender,
@@ -339,9 +339,7 @@ fn an_idle_stream_with_undelivered_bytes_is_reset() {
 fn a_stopped_reader_stops_the_sender_of_a_chain() {
     require!(Box);
     let room = Room::with(None, &["--fastpath", "on"]);
-    if let Err(why) = fast::available(&room) {
-        skip!("{why}");
-    }
+    require!(@ fast::available(&room));
     for len in [2, 5, 12] {
         let (chain, listener) = Chain::new(&room, len);
         let client = traffic::connect(&room.ns(), chain.made.addr()).unwrap();

@@ -18,7 +18,7 @@ use wormhole_tests::room::Room;
 use wormhole_tests::talk::{ALL, CLEAN, Kind};
 use wormhole_tests::traffic::listen;
 use wormhole_tests::wait::is_emulated;
-use wormhole_tests::{fast, require, skip};
+use wormhole_tests::{fast, require};
 
 /// Conversations at a time.
 const AT_ONCE: usize = 64;
@@ -36,9 +36,7 @@ fn over_with(crowd: &Crowd, lengths: &[usize], at_once: usize, prepare: fn(&TcpL
 }
 
 fn over_in(room: &Room, crowd: &Crowd, lengths: &[usize], at_once: usize, prepare: fn(&TcpListener)) {
-    if let Err(why) = fast::available(room) {
-        skip!("{why}");
-    }
+    require!(@ fast::available(room));
     let chains: Vec<Chain> = lengths
         .iter()
         .map(|len| {

@@ -12,7 +12,7 @@ use wormhole_tests::netns::Marker;
 use wormhole_tests::open::Open;
 use wormhole_tests::room::{Room, SOON};
 use wormhole_tests::traffic::{End, Stream, bytes, connect, drain};
-use wormhole_tests::{require, run, skip, wait_until};
+use wormhole_tests::{require, run, wait_until};
 
 const ON: &[&str] = &["--fastpath", "on"];
 
@@ -158,9 +158,7 @@ fn a_namespace_that_is_removed_under_open_connections() {
 fn a_container_that_is_killed_under_open_connections() {
     let docker = require!(Docker);
     let room = Room::with(Some(docker), ON);
-    if let Err(why) = fast::available(&room) {
-        skip!("{why}");
-    }
+    require!(@ fast::available(&room));
     let (app, redis) = (docker.container(Image::Client, &[]).unwrap(), docker.container(Image::Redis, &[]).unwrap());
     redis.wait_listening("tcp", 6379).unwrap();
     let made = room.create(&format!("url :6379 docker-ns {} tail docker-ns {}", app.id, redis.id));

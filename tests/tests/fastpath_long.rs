@@ -17,7 +17,7 @@ use wormhole_tests::room::Room;
 use wormhole_tests::stop::read;
 use wormhole_tests::traffic::{self, End, Random, Stream, drain, endless};
 use wormhole_tests::wait::{is_emulated, patient};
-use wormhole_tests::{fast, kernel, require, skip, three_ways};
+use wormhole_tests::{fast, kernel, require, three_ways};
 
 three_ways!(of_every_length, what_is_held_back_holds_up_no_more, mostly_direct_on_one_cpu);
 
@@ -76,9 +76,7 @@ fn no_timer_acknowledges_to_the_sender_of_a_chain() {
     const SIZE: usize = 300_000;
     require!(Box);
     let room = Room::with(None, &["--fastpath", "on"]);
-    if let Err(why) = fast::available(&room) {
-        skip!("{why}");
-    }
+    require!(@ fast::available(&room));
     let (chain, listener) = Chain::new(&room, 3);
     let delayed = || -> u64 {
         let places = chain.places().chain([room.ns()]);

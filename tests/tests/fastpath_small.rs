@@ -12,7 +12,7 @@ use wormhole_tests::lane::{self, Lane, Way};
 use wormhole_tests::room::{Room, SOON};
 use wormhole_tests::stop::{MOST, fill, read};
 use wormhole_tests::traffic::{self, End, PATIENCE, Random, Stream, bytes, drain, endless};
-use wormhole_tests::{fast, require, skip, three_ways, wait_until};
+use wormhole_tests::{fast, require, three_ways, wait_until};
 
 three_ways!(
     by crate::run: a_stream_of_small_messages,
@@ -242,9 +242,7 @@ fn nodelay_comes_back(lane: &Lane) {
 fn nodelay_comes_back_through_a_chain() {
     require!(Box);
     let room = Room::with(None, &["--fastpath", "on", "--fastpath-gather", "1"]);
-    if let Err(why) = fast::available(&room) {
-        skip!("{why}");
-    }
+    require!(@ fast::available(&room));
     let (chain, listener) = Chain::new(&room, 3);
     let gathered = || room.status()["fastpath"]["fallbacks"]["gathered"].as_u64().unwrap_or(0);
     for swap in [false, true] {

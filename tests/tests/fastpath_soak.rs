@@ -291,9 +291,7 @@ fn killed_at_random_under_full_load() {
     // Without an engine there is one lane less.
     let docker = skip::docker().ok();
     let room = Room::with(docker, &["--fastpath", "on"]);
-    if let Err(why) = fast::available(&room) {
-        skip!("{why}");
-    }
+    require!(@ fast::available(&room));
     let seed = seed();
     let mut random = Random::new(seed);
     let pid = room.daemon.pid();

@@ -81,9 +81,7 @@ fn a_segment_of_one_daemon_leads_to_a_segment_of_another_one() {
     require!(Box);
     for mode in ["on", "auto"] {
         let (one, two) = (Room::with(None, &["--fastpath", mode]), Room::with(None, &["--fastpath", mode]));
-        if let Err(why) = fast::available(&one) {
-            skip!("{why}");
-        }
+        require!(@ fast::available(&one));
         let far = Netns::create("f").unwrap();
         echo(&far.ns(), "127.0.0.1:700");
         let second = two.create(&format!("url :701 tail url {}@:700", far.name));

@@ -108,9 +108,7 @@ fn a_chain_to_a_server_that_is_accepted_late() {
     const SIZE: usize = 64 << 10;
     require!(Box);
     let room = Room::with(None, &["--fastpath", "on"]);
-    if let Err(why) = fast::available(&room) {
-        skip!("{why}");
-    }
+    require!(@ fast::available(&room));
     let (chain, listener) = Chain::new(&room, 2);
     raw::set_number(&listener, raw::DEFER_ACCEPT, 5).unwrap();
     let client = traffic::connect(&room.ns(), chain.made.addr()).unwrap();

@@ -225,8 +225,7 @@ impl Link {
     /// As above, and whoever sends to the application in `role` is at this segment's end, and will go direct again. Only then is
     /// all published in the end: what one sends by io_uring may go by TCP to a receiver that was enrolled too late.
     pub fn leads(&self, role: Role) -> bool {
-        let sender = if role == Role::Client { Role::Server } else { Role::Client };
-        self.reaches(sender) && self.hands_on(role) && self.pair.sender_to(role).is_some_and(|side| side.off() == 0)
+        self.reaches(opposite(role)) && self.hands_on(role) && self.pair.sender_to(role).is_some_and(|side| side.off() == 0)
     }
 
     /// True when the application in `role` is at this segment's end, and not behind another segment of the chain.
@@ -315,7 +314,7 @@ impl Link {
     /// Takes the socket of whoever sends to the application in `role` out of the map. Tells whether that is done; it is not
     /// while something is in its own queue, and from now on nothing more is put there.
     pub fn let_go(&self, role: Role) -> bool {
-        let sender = if role == Role::Client { Role::Server } else { Role::Client };
+        let sender = opposite(role);
         let Some(side) = self.pair.side(sender) else { return false };
         side.shut();
         if self.pair.fastpath.quiet.ask(&self.words(sender)).unwrap_or_default() == 0 {
@@ -357,7 +356,7 @@ impl Link {
         }
     }
 
-    /// How many that are so far.
+    /// How many bytes those are so far.
     pub fn published(&self, role: Role) -> u64 {
         self.pair.injected.get(1 - role.side()).map_or(0, |counter| counter.load(Relaxed))
     }
@@ -369,6 +368,11 @@ impl Link {
             _ => self.is_last() && self.pair.server().is_some_and(|side| side.unread() != 0),
         }
     }
+}
+
+/// The application at the other end.
+fn opposite(role: Role) -> Role {
+    if role == Role::Client { Role::Server } else { Role::Client }
 }
 
 /// Our socket through which bytes come into the queue of the application in `role`.

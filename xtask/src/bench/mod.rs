@@ -178,7 +178,7 @@ fn bins(args: &Args, root: &Path, peers: &[&'static dyn Peer]) -> Result<PathBuf
 
 /// Whether a peer is the product, in one of its ways.
 fn is_wormhole(peer: &dyn Peer) -> bool {
-    [peers::WORMHOLE, peers::RELAY, peers::CHAIN].contains(&peer.name())
+    peers::OWN.contains(&peer.name())
 }
 
 /// The peers of `all` that the arguments name, in the order of the table; those of `by_default` when they name none.

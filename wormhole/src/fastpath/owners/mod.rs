@@ -261,30 +261,28 @@ impl Owners {
 
 fn look(fastpath: &Fastpath, servers: &[Arc<Server>]) {
     let began = Instant::now();
-    let mut stale = Vec::new();
-    for server in servers {
+    let new_sockets = |server: &Arc<Server>| {
         let sockets = listening(&server.namespace, &server.addrs).unwrap_or_else(|error| {
             tracing::debug!(%error, addrs = ?server.addrs, "cannot see who listens at a tail");
             BTreeSet::new()
         });
-        if server.is_stale(&sockets) {
-            stale.push((server, sockets));
-        }
-    }
-    let wanted: BTreeMap<_, _> =
-        stale.iter().flat_map(|(server, sockets)| sockets.iter().map(|inode| (*inode, server.namespace.id()))).collect();
+        server.is_stale(&sockets).then_some(sockets)
+    };
+    let looked_at: Vec<_> = servers.iter().map(|server| (server, new_sockets(server))).collect();
+    let wanted: BTreeMap<_, _> = looked_at
+        .iter()
+        .flat_map(|(server, sockets)| sockets.iter().flatten().map(|inode| (*inode, server.namespace.id())))
+        .collect();
     let found = if wanted.is_empty() { BTreeMap::new() } else { holders(&wanted) };
-    for (server, sockets) in stale {
-        let holders = sockets.iter().map(|inode| found.get(inode).cloned().unwrap_or_default()).collect();
+    for (server, sockets) in looked_at {
+        // Judged before anybody else sees it: a connection that waits for that would find one who listens, and no verdict.
         let mut seen = server.seen();
-        let spliced = seen.spliced.take().filter(|_| seen.sockets == sockets);
-        *seen = Seen { sockets, holders, at: Some(Instant::now()), looked: None, spliced };
-        // At once: a connection that waits for it would else find a server that is known to listen, and nothing more.
-        server.judge(&seen, fastpath);
-    }
-    // All of them: the list of executables may have grown.
-    for server in servers {
-        let mut seen = server.seen();
+        if let Some(sockets) = sockets {
+            let holders = sockets.iter().map(|inode| found.get(inode).cloned().unwrap_or_default()).collect();
+            let spliced = seen.spliced.take().filter(|_| seen.sockets == sockets);
+            *seen = Seen { sockets, holders, at: Some(Instant::now()), looked: None, spliced };
+        }
+        // Also where nothing is new: the list of executables may have grown.
         server.judge(&seen, fastpath);
         seen.looked = Some(began);
     }

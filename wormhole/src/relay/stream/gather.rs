@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 const WAIT: Duration = Duration::from_micros(150);
 
 /// How soon it is looked whether all has come to the end of a chain: at first, and at most.
-const TRANSIT: Duration = Duration::from_micros(20);
-const TRANSIT_MAX: Duration = Duration::from_millis(1);
+const SETTLED_FIRST: Duration = Duration::from_micros(20);
+const SETTLED_LAST: Duration = Duration::from_millis(1);
 
 /// What a source has not been told yet.
 #[derive(Debug, Default)]
@@ -58,8 +58,8 @@ impl Debt {
     }
 
     fn waits_for_transit(&mut self) -> bool {
-        let next = self.left.map_or(TRANSIT, |left| 2 * left);
-        self.left = Some(next).filter(|next| *next <= TRANSIT_MAX);
+        let next = self.left.map_or(SETTLED_FIRST, |left| 2 * left);
+        self.left = Some(next).filter(|next| *next <= SETTLED_LAST);
         self.left.is_some()
     }
 
@@ -125,7 +125,7 @@ mod tests {
     fn what_does_not_come_to_the_end_of_a_chain_is_acknowledged_all_the_same() {
         let mut debt = Debt { owed: true, ..Debt::default() };
         assert!(debt.waits_for_transit());
-        assert_eq!(debt.left(), Some(TRANSIT));
+        assert_eq!(debt.left(), Some(SETTLED_FIRST));
         let looks = 1 + (0..).take_while(|_| debt.waits_for_transit()).count();
         assert_eq!((looks, debt.left()), (6, None));
     }

@@ -121,11 +121,10 @@ impl Queue {
         self.full.is_none()
     }
 
-    /// True when more may go to the end of the chain, to which `bytes` were handed on so far. However long it is, no more waits
+    /// True when more may go to the end of a chain, to which `transit` bytes are on their way. However long it is, no more waits
     /// in its midst; and it is full only when the queue at its end is.
-    pub fn leads_on(&mut self, bytes: u64, lane: Lane<'_>) -> bool {
+    pub fn leads_on(&mut self, transit: u64) -> bool {
         if self.full.is_none() {
-            let transit = bytes.saturating_sub(lane.link.published(lane.to));
             self.full = self.look(transit, TRANSIT, Instant::now());
         }
         self.full.is_none()
@@ -264,6 +263,16 @@ impl Pump {
         self.out == Out::Inject && !self.queue.alone
     }
 
+    /// True when this segment is the first of a chain on the way to the receiver, and there is a queue at its end.
+    pub(super) fn leads(&self, lane: Lane<'_>) -> bool {
+        self.out == Out::Plain && lane.link.leads(lane.to)
+    }
+
+    /// Bytes that this segment has handed on, and the last one of the chain has not put into the queue yet.
+    pub(super) fn transit(&self, lane: Lane<'_>) -> u64 {
+        self.bytes.saturating_sub(lane.link.published(lane.to))
+    }
+
     /// At the end of a turn: acknowledges what its sender waits for. Whatever does not go into a queue from here is acknowledged
     /// by the kernel, but not in time for a sender that gathers, nor once it was told to leave that to us.
     pub(super) fn acknowledges(&mut self, src: BorrowedFd<'_>, lane: Lane<'_>, moved: bool) {
@@ -277,7 +286,7 @@ impl Pump {
                     self.queue.debt.owe();
                 }
             } else if lane.link.leads(lane.to) && !lane.link.ends_gathering(lane.to) {
-                let there = !self.is_stuck() && lane.link.published(lane.to) >= self.bytes;
+                let there = !self.is_stuck() && self.transit(lane) == 0;
                 return self.queue.debt.settle(src, moved, there);
             } else if moved && lane.link.hands_on(lane.to) {
                 // Else the kernel would do so 40 ms later: it takes what comes in small pieces for one side of a conversation.

@@ -199,9 +199,12 @@ impl Pump {
             if let Some(lane) = lane.filter(|_| self.out == Out::Plain) {
                 self.queue.passes_on(self.bytes, src, dst, lane);
             }
-            if self.leads(lane) {
-                // It is empty, and would not ask how much is on its way.
+            if let Some(lane) = lane.filter(|lane| self.leads(*lane)) {
+                // It is empty, and takes more at once than may be on its way.
                 self.close(&mut tools.pipes);
+                if !dst_ready.writable || !self.queue.leads_on(self.transit(lane)) {
+                    return Turn::Waiting;
+                }
             } else if self.streaming && self.pipe.is_none() {
                 self.pipe = tools.pipes.borrow();
             }
@@ -217,11 +220,6 @@ impl Pump {
         }
     }
 
-    /// True when this segment is the first of a chain on the way to the receiver, and there is a queue at its end.
-    fn leads(&self, lane: Option<Lane<'_>>) -> bool {
-        lane.is_some_and(|lane| self.out == Out::Plain && lane.link.leads(lane.to))
-    }
-
     /// Reads once and writes what was read. `None`: go on.
     fn copy(
         &mut self,
@@ -233,10 +231,6 @@ impl Pump {
         // Into a queue only what was gathered last, which is acknowledged before it is there.
         let queues = lane.filter(|_| self.puts_into_queue());
         if queues.is_some_and(|lane| !dst_ready.writable || !self.queue.takes(lane)) {
-            return Some(Turn::Waiting);
-        }
-        let leads = lane.filter(|_| self.leads(lane));
-        if leads.is_some_and(|lane| !dst_ready.writable || !self.queue.leads_on(self.bytes, lane)) {
             return Some(Turn::Waiting);
         }
         let want = self.chunk.clamp(CHUNK_FIRST, CHUNK_MAX).min(scratch.len());

@@ -152,6 +152,8 @@ pub const WORMHOLE: &str = "wormhole";
 pub const RELAY: &str = "relay";
 /// The product, three segments in a row.
 pub const CHAIN: &str = "chain";
+/// The product, in all its ways.
+pub const OWN: [&str; 3] = [WORMHOLE, RELAY, CHAIN];
 /// A unix stream without a proxy.
 pub const UNIX_PAIR: &str = "unix-pair";
 /// HAProxy.
@@ -171,7 +173,7 @@ pub fn is_proxy(name: &str) -> bool {
 
 /// Neither reference lines nor the product: what a "best peer" is taken from.
 pub fn is_rival(name: &str) -> bool {
-    ![DIRECT, WORMHOLE, RELAY, CHAIN, UNIX_PAIR].contains(&name)
+    ![DIRECT, UNIX_PAIR].contains(&name) && !OWN.contains(&name)
 }
 
 impl Place<'_> {

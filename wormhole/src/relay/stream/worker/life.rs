@@ -57,8 +57,7 @@ impl Worker {
         };
         let server = conn.link.as_ref().ok().and(target.server.as_ref());
         if now < conn.since + LOOK && server.is_some_and(|server| server.is_about_to_be_known(conn.since)) {
-            let waited = now.saturating_duration_since(conn.since);
-            let again = now + (waited / 8).clamp(LOOK_FIRST, LOOK_LATER);
+            let again = now + pause(now, conn.since, LOOK_FIRST, LOOK_LATER);
             self.timers.set(&mut conn.deadline, Some(again), slot, conn.generation);
             self.watch_head(slot);
             return;
@@ -101,8 +100,7 @@ impl Worker {
             }
             Attempt::Busy(error) => {
                 conn.trouble = Some(error);
-                let waited = now.saturating_duration_since(conn.tried);
-                Some(now + (waited / 8).clamp(RETRY_FIRST, RETRY_LATER))
+                Some(now + pause(now, conn.tried, RETRY_FIRST, RETRY_LATER))
             }
         };
         self.timers.set(&mut conn.deadline, deadline, slot, conn.generation);
@@ -262,6 +260,11 @@ impl Worker {
         }
         self.remove(slot as usize);
     }
+}
+
+/// How long one that waits `since` then is to wait until it is tried again: the longer, the longer.
+fn pause(now: Instant, since: Instant, first: Duration, later: Duration) -> Duration {
+    (now.saturating_duration_since(since) / 8).clamp(first, later)
 }
 
 /// What the fast path knows of a connection that was accepted.
