@@ -42,6 +42,7 @@ three_ways!(
     the_send_buffer_may_be_shown_small,
     the_receive_buffer_is_shown_large,
     fionread_says_nothing_where_the_kernel_does_not_count,
+    a_large_write_may_be_interrupted,
 );
 
 fn msg_waitall_takes_what_is_there(lane: &Lane) {
@@ -271,4 +272,31 @@ fn fionread_says_nothing_where_the_kernel_does_not_count(lane: &Lane) {
     let says = if counts(lane) { 500 } else { 0 };
     assert_eq!(rustix::io::ioctl_fionread(&server).unwrap(), says);
     server.read_exact(&mut [0; 500]).unwrap();
+}
+
+/// One thread writes so much that the kernel cuts it into three, and another one a word as soon as the first bytes are there. A piece
+/// waits while the receiver copies, into memory that it has not touched yet.
+fn a_large_write_may_be_interrupted(lane: &Lane) {
+    /// Less than what a send buffer has room for at first.
+    const LARGE: usize = 1500 << 10;
+    const WORD: [u8; 16] = [1; 16];
+    let large = vec![0; LARGE];
+    let interrupted = |_| {
+        let (client, server) = lane.used();
+        let mut got = vec![0; LARGE + WORD.len()];
+        thread::scope(|scope| {
+            scope.spawn(|| (&client).write_all(&large).unwrap());
+            server.peek(&mut [0]).unwrap();
+            scope.spawn(|| (&client).write_all(&WORD).unwrap());
+            (&server).read_exact(&mut got).unwrap();
+        });
+        let at = got.iter().position(|byte| *byte == 1).unwrap();
+        assert_eq!(got.get(at..at + WORD.len()), Some(&WORD[..]), "a small write is whole");
+        at < LARGE
+    };
+    if lane.way == Way::Fast {
+        assert!((0..500).any(interrupted), "it was never interrupted: the README says otherwise");
+    } else {
+        assert!(!(0..20).any(interrupted), "TCP was interrupted");
+    }
 }

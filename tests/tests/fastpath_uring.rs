@@ -5,7 +5,7 @@
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, opcode, types};
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
@@ -26,6 +26,7 @@ three_ways!(
     a_receive_after_a_shutdown_waits_for_the_answer,
     a_receive_sees_a_reset,
     a_send_after_a_reset_fails,
+    a_first_send_of_several_mib_may_lose_its_place,
 );
 
 /// A ring, if this machine allows one.
@@ -313,4 +314,32 @@ fn a_send_after_a_reset_fails(lane: &Lane) {
             }
         });
     });
+}
+
+/// A ring that was set up after the connection was there, and the first thing that it does is a send for which there is no room.
+fn a_first_send_of_several_mib_may_lose_its_place(lane: &Lane) {
+    let (near, mut far) = lane.used();
+    let Some(mut ring) = ring() else { return };
+    let data = endless(0, LARGEST);
+    let (sent, got) = thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let sent = one(&mut ring, send(&near, data)).unwrap();
+            near.shutdown(Shutdown::Write).unwrap();
+            sent
+        });
+        // Long enough for it to fill whatever there is.
+        thread::sleep(Duration::from_millis(50));
+        let (got, end) = drain(&mut far);
+        assert_eq!(end, End::Eof);
+        (sender.join().unwrap(), got)
+    });
+    assert_eq!(sent, got.len(), "it says how much was sent");
+    if lane.way == Way::Fast {
+        // What is missing is missing in its midst.
+        let begin = got.iter().zip(data).take_while(|(got, sent)| got == sent).count();
+        let end = got.iter().rev().zip(data.iter().rev()).take_while(|(got, sent)| got == sent).count();
+        assert!(begin + end >= got.len(), "{begin} and {end} of {} bytes are right", got.len());
+    } else {
+        assert!(got == data);
+    }
 }
