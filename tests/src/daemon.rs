@@ -120,9 +120,18 @@ impl Setup {
 
     /// Without some capabilities, as `setpriv` names them: `net_admin`.
     #[must_use]
-    pub fn without(mut self, capabilities: &[&str]) -> Self {
-        let none = capabilities.iter().map(|name| format!("-{name}")).collect::<Vec<_>>().join(",");
-        self.wrap(run::command("setpriv", ["--bounding-set", &none, "--inh-caps", &none, "--"]));
+    pub fn without(self, capabilities: &[&str]) -> Self {
+        self.bounded(&capabilities.iter().map(|name| format!("-{name}")).collect::<Vec<_>>().join(","))
+    }
+
+    /// With these capabilities and no other.
+    #[must_use]
+    pub fn only(self, capabilities: &[String]) -> Self {
+        self.bounded(&format!("-all,{}", capabilities.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(",")))
+    }
+
+    fn bounded(mut self, set: &str) -> Self {
+        self.wrap(run::command("setpriv", ["--bounding-set", set, "--inh-caps", "-all", "--"]));
         self
     }
 

@@ -95,6 +95,24 @@ fn without_the_right_to_load_programs_everything_is_relayed() {
     assert_eq!((&open["path"], open["reason"].is_string()), (&json!("relay"), true), "{open}");
 }
 
+/// As the unit that the README installs starts it: the rights that it leaves are enough.
+#[test]
+fn with_the_rights_of_the_service_auto_enrols() {
+    require!(Box);
+    let unit = include_str!("../../packaging/wormholed.service");
+    let rights = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("the unit bounds its rights");
+    let rights: Vec<_> = rights.split_whitespace().map(|right| right.strip_prefix("CAP_").unwrap().to_lowercase()).collect();
+    let room = Room::started(None, |setup| setup.only(&rights));
+    let with_all = Room::alone();
+    let [fast, all] = [&room, &with_all].map(|room| room.status()["fastpath"].clone());
+    assert_eq!((&fast["auto"], &fast["probes"]), (&all["auto"], &all["probes"]), "{fast:#}");
+    if fast["auto"] != true {
+        wormhole_tests::skip!("no fast path here: {}", fast["summary"]);
+    }
+    let open = carried(&room, &segment(&room, ""));
+    assert_eq!(open["path"], "fastpath", "{open}");
+}
+
 #[test]
 fn where_it_cannot_be_tried_auto_relays_and_on_enrols() {
     require!(Box);

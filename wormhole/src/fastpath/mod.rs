@@ -7,7 +7,8 @@
 //! ```
 //!
 //! It is an optimisation that may say no at any moment before it has begun; the relay is always there. What it needs:
-//! Linux 5.19 (`bpf_skc_to_mptcp_sock`), BTF, a cgroup v2 mount, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.
+//! Linux 5.19 (`bpf_skc_to_mptcp_sock`), BTF, a cgroup v2 mount, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and CAP_SYS_ADMIN for the
+//! self-test.
 
 mod btf;
 mod embedded;
