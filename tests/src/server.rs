@@ -107,7 +107,26 @@ impl Case {
     /// # Panics
     /// When that is not so.
     #[track_caller]
-    pub fn finish(mut self, gone: u64) {
+    pub fn finish(self, gone: u64) {
+        let view = self.ended();
+        let relayed = view["fallbacks"].as_object().cloned().unwrap_or_default();
+        let known = relayed.iter().all(|(why, count)| why == "client-unseen" && count.as_u64().is_some_and(|n| n <= gone));
+        assert!(known, "some of it was relayed: {view}");
+        assert!(sum(&view, "direct") > 0, "{view}");
+    }
+
+    /// As above, but all were relayed, at least one way, and `why`.
+    ///
+    /// # Panics
+    /// When that is not so.
+    #[track_caller]
+    pub fn finish_relayed(self, why: &str) {
+        let view = self.ended();
+        assert_eq!(view["fallbacks"], serde_json::json!({ why: view["connections"]["total"] }), "{view}");
+    }
+
+    #[track_caller]
+    fn ended(mut self) -> Value {
         self.stop();
         let view = self.room.wait_idle(&self.made.id);
         let (bytes, direct) = (sum(&view, "bytes"), sum(&view, "direct"));
@@ -118,11 +137,8 @@ impl Case {
             direct * 100 / bytes.max(1)
         );
         assert_eq!(view["connections"]["failed"], 0, "{view}");
-        let relayed = view["fallbacks"].as_object().cloned().unwrap_or_default();
-        let known = relayed.iter().all(|(why, count)| why == "client-unseen" && count.as_u64().is_some_and(|n| n <= gone));
-        assert!(known, "some of it was relayed: {view}");
-        assert!(direct > 0, "{view}");
         wait_unused(&self.room);
+        view
     }
 
     fn stop(&mut self) {

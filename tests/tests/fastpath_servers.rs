@@ -106,7 +106,7 @@ fn mariadb() {
 }
 
 /// nginx with a large file, which it sends by sendfile(2) or, as `/copied/large`, by write(2), and a place to put files.
-fn nginx_started() -> Result<Case, String> {
+fn nginx_started(listen: &str) -> Result<Case, String> {
     let mut case = Case::new(80, &["nginx", "curl", "sha256sum"])?;
     let (dir, srv) = (case.dir.display().to_string(), case.dir.join("srv"));
     fs::create_dir_all(srv.join("put")).unwrap();
@@ -117,7 +117,7 @@ fn nginx_started() -> Result<Case, String> {
     let conf = format!(
         "daemon off; user root root; worker_processes 2; pid {dir}/pid; error_log stderr;\nevents {{}}\n\
          http {{ access_log off; client_max_body_size 0; keepalive_requests 1000000;\n{temporary}\
-         server {{ listen 127.0.0.1:80; root {dir}/srv; sendfile on;\n\
+         server {{ listen 127.0.0.1:80 {listen}; root {dir}/srv; sendfile on;\n\
          location /copied/ {{ sendfile off; alias {dir}/srv/; }}\n location /put/ {{ dav_methods PUT DELETE; }} }} }}\n"
     );
     fs::write(case.dir.join("conf"), conf).unwrap();
@@ -145,7 +145,7 @@ fn get(case: &Case, path: &str) -> String {
 #[test]
 fn nginx() {
     require!(Box);
-    let case = require!(@ nginx_started());
+    let case = require!(@ nginx_started(""));
     let (dir, srv) = (case.dir.display().to_string(), case.dir.join("srv"));
     let sum = &sha256(&srv.join("large"));
     let shell = &|script: &str| case.client("sh", &["-ec", script]);
@@ -173,7 +173,7 @@ fn nginx() {
 #[test]
 fn nginx_with_sendfile() {
     require!(Box);
-    let case = require!(@ nginx_started());
+    let case = require!(@ nginx_started(""));
     let sum = sha256(&case.dir.join("srv/large"));
     let turns = again(|_| {
         thread::scope(|scope| {
@@ -184,6 +184,24 @@ fn nginx_with_sendfile() {
     });
     println!("{turns} turns");
     case.finish(0);
+}
+
+/// Its socket is there only with the first bytes, and what comes goes by TCP. It asks FIONREAD whether more is there before it waits
+/// for an edge.
+#[test]
+fn nginx_deferred() {
+    require!(Box);
+    let case = require!(@ nginx_started("deferred"));
+    let (dir, srv) = (case.dir.display().to_string(), case.dir.join("srv"));
+    let sum = sha256(&srv.join("large"));
+    let turns = again(|_| {
+        case.client("sh", &["-ec", &format!("{CURL} -T {dir}/srv/large http://127.0.0.1/put/up")]);
+        assert_eq!(sha256(&srv.join("put/up")), sum, "PUT");
+        case.client("sh", &["-ec", "curl -fsS -X DELETE http://127.0.0.1/put/up"]);
+        assert_eq!(get(&case, "large"), sum, "GET");
+    });
+    println!("{turns} turns");
+    case.finish_relayed("server-late");
 }
 
 /// The directory of PostgreSQL's own programs; those in PATH are wrappers that look for clusters.

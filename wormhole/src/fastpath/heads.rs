@@ -79,7 +79,7 @@ impl Gate {
 }
 
 /// `SO_NETNS_COOKIE` (Linux 5.14): names the namespace of a socket for as long as the machine runs.
-fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let mut cookie = 0u64;
     let mut size = libc::socklen_t::try_from(size_of::<u64>()).map_err(|_| Errno::INVAL)?;

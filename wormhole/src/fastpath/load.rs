@@ -231,6 +231,7 @@ impl Fastpath {
                 totals: Totals::default(),
                 tried: OnceLock::new(),
                 tells: AtomicBool::new(false),
+                counts_tcp: AtomicBool::new(false),
                 programs: Programs { events: Mutex::new(events(&mut ebpf)?), blind, _ebpf: ebpf },
             }
         };

@@ -14,6 +14,7 @@ mod btf;
 mod embedded;
 mod events;
 mod heads;
+mod late;
 mod load;
 mod owners;
 mod pair;
@@ -83,6 +84,8 @@ pub struct Fastpath {
     tried: OnceLock<Counters>,
     /// The self-test has seen that whoever uses splice(2) is told of.
     tells: AtomicBool,
+    /// It has seen that FIONREAD counts what comes by TCP into a socket of the map.
+    counts_tcp: AtomicBool,
 }
 
 /// Of connections that have ended.
@@ -113,15 +116,7 @@ impl Fastpath {
     /// Takes what the programs have left for a connection that was accepted in the namespace with cookie `netns` at
     /// `local` from `remote`.
     pub fn claim(self: &Arc<Self>, netns: u64, local: SocketAddr, remote: SocketAddr) -> Claim {
-        let tuple = Tuple {
-            netns,
-            local: words(local.ip()),
-            remote: words(remote.ip()),
-            local_port: local.port(),
-            remote_port: remote.port(),
-            pad: 0,
-        };
-        let Ok(token) = self.tuples.take(&tuple) else { return Claim::Stranger };
+        let Ok(token) = self.tuples.take(&tuple(netns, local, remote)) else { return Claim::Stranger };
         let found = match token.kind {
             TOKEN_CLIENT => {
                 let pair = Arc::new(Pair::new(Arc::clone(self), token.slot, token.generation));
@@ -253,6 +248,18 @@ impl Counters {
     /// One of the programs' own counters.
     pub fn of(&self, what: Count) -> u64 {
         self.counts.get(what as usize).copied().unwrap_or_default()
+    }
+}
+
+/// A connection as whoever accepts it sees it.
+fn tuple(netns: u64, local: SocketAddr, remote: SocketAddr) -> Tuple {
+    Tuple {
+        netns,
+        local: words(local.ip()),
+        remote: words(remote.ip()),
+        local_port: local.port(),
+        remote_port: remote.port(),
+        pad: 0,
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Pair {
     injected: [AtomicU64; 2],
     /// It was told that an application uses splice(2).
     noticed: AtomicBool,
+    /// The server will be made by the first bytes, and stays out of the map.
+    left_out: AtomicBool,
     condemned: AtomicBool,
 }
 
@@ -37,7 +39,8 @@ pub struct Link {
 impl Pair {
     pub(super) fn new(fastpath: Arc<Fastpath>, slot: u32, generation: u32) -> Self {
         let injected = [AtomicU64::new(0), AtomicU64::new(0)];
-        Self { fastpath, slot, generation, injected, noticed: AtomicBool::new(false), condemned: AtomicBool::new(false) }
+        let [noticed, left_out, condemned] = [const { AtomicBool::new(false) }; 3];
+        Self { fastpath, slot, generation, injected, noticed, left_out, condemned }
     }
 
     pub(super) fn slot(&self) -> u32 {
@@ -105,7 +108,7 @@ impl Pair {
             Some(Why::Ring)
         } else if off(OFF_STARVED) {
             Some(Why::Memory)
-        } else if off(OFF_PLAIN) && self.server().is_some_and(|server| server.enrolled() != 0) {
+        } else if self.left_out.load(Relaxed) || (off(OFF_PLAIN) && self.server().is_some_and(|server| server.enrolled() != 0)) {
             Some(Why::ServerLate)
         } else {
             None
@@ -246,6 +249,9 @@ impl Link {
         if !injects && let Some(sender) = self.pair.sender_to(role) {
             // The other may be enrolled a moment later, and must not get anything past what goes by TCP now.
             sender.set_off(OFF_PLAIN);
+            if peer.is_some_and(|peer| peer.enrolled() == 0) && self.pair.fastpath.leaves_out(fd) {
+                self.pair.left_out.store(true, Relaxed);
+            }
         }
         injects
     }

@@ -71,8 +71,11 @@ pub fn fionread_normal(rig: &Rig<'_>) -> io::Result<Seen> {
         return Err(Errno::TIMEDOUT.into());
     }
     let says = rustix::io::ioctl_fionread(&server)?;
-    let wrong =
-        format!("FIONREAD says {says} of 100 bytes that came by TCP to an enrolled socket: wormholed injects whatever it can");
+    rig.fastpath.counts_tcp.store(says == 100, Relaxed);
+    let wrong = format!(
+        "FIONREAD says {says} of 100 bytes that came by TCP to an enrolled socket: wormholed injects whatever it can, and a server \
+         for which it cannot (TCP_DEFER_ACCEPT) is relayed"
+    );
     Ok(Seen::choose(says == 100, "FIONREAD is right for bytes that came by TCP", wrong))
 }
 
