@@ -6,6 +6,7 @@
 //! | `CONNECTIONS` | how many instead of the default; 100,000 is a good number |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,7 +21,7 @@ use wormhole_tests::lane::{Lane, Way};
 use wormhole_tests::netns::Netns;
 use wormhole_tests::require;
 use wormhole_tests::room::{Made, Room};
-use wormhole_tests::traffic::{Again, End, PATIENCE, Random, Stream, bytes, connect, drain, echo, inside, reset, serve};
+use wormhole_tests::traffic::{self, Again, End, PATIENCE, Random, Stream, bytes, connect, drain, echo, inside, reset, serve};
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -353,5 +354,47 @@ fn a_chain_of_five_takes_one_place() {
     for id in &segments {
         assert_eq!(room.wait_idle(id)["connections"]["total"], 4);
     }
+    wait_unused(&room);
+}
+
+// === many at once ===
+
+/// All of them on the fast path, all at the same time, and then none.
+#[test]
+fn thousands_at_once() {
+    require!(Box);
+    /// Each takes two descriptors here and two of the daemon's.
+    const MOST: u64 = 4000;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let count = limit.maximum.map_or(MOST, |most| most / 3).min(MOST);
+    let room = Room::with(None, &["--fastpath", "on"]);
+    require!(@ fast::available(&room));
+    let place = Netns::create("c").unwrap();
+    let listener = traffic::listen(&place.ns(), "127.0.0.1:700");
+    let made = room.create(&format!("url :0 tail url {}@:700", place.name));
+    let pair = |_| {
+        let client = connect(&room.ns(), made.addr()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.patience(PATIENCE).unwrap();
+        (client, server)
+    };
+    let mut pairs: Vec<_> = (0..count).map(pair).collect();
+    for round in 0..3 {
+        for (number, (client, server)) in (0..).zip(&mut pairs) {
+            for (from, to) in [(&mut *client, &mut *server), (server, client)] {
+                from.write_all(bytes(number + round, 100)).unwrap();
+                let mut got = [0; 100];
+                Again(to).read_exact(&mut got).unwrap();
+                assert!(got == *bytes(number + round, 100), "round {round}, connection {number}");
+            }
+        }
+    }
+    let view = room.view(&made.id);
+    assert_eq!(room.status()["fastpath"]["pairs"]["open"], count, "{view}");
+    // But for the first message, which may have come before all was ready.
+    assert!(sum(&view, "direct") >= count * (5 * 100) && view["fallbacks"].is_null(), "{} of {}", view["direct"], view["bytes"]);
+    drop(pairs);
+    room.wait_idle(&made.id);
     wait_unused(&room);
 }

@@ -113,6 +113,9 @@ impl Lane {
     }
 }
 
+/// What is killed, by the tenth: a client up to 4, a server up to 7, the server's place, the clients' place. One of each.
+const KINDS: [u64; 4] = [0, 5, 8, 9];
+
 /// All of it.
 struct Soak {
     room: Room,
@@ -181,12 +184,11 @@ impl Soak {
         lane.wrong.extend(lane.server.take().unwrap().kill());
     }
 
-    /// One random kill in one lane that has got on since the last one, and everything as it was before.
-    fn strike(&mut self, random: &mut Random) {
-        let index = usize::try_from(random.below(self.lanes.len() as u64)).unwrap();
+    /// A kill in a lane that has got on since the last one, and everything as it was before.
+    fn strike(&mut self, random: &mut Random, index: usize, what: u64) {
         self.wait_progress(index, random.below(20) + 1);
         let from = now();
-        match random.below(10) {
+        match what {
             0..=4 => {
                 self.kills[0] += 1;
                 self.kill_client(index, usize::try_from(random.below(CLIENTS as u64)).unwrap());
@@ -288,8 +290,17 @@ fn with_container(docker: &Docker) -> (Place, Place) {
 fn killed_at_random_under_full_load() {
     become_one();
     require!(Box);
-    // Without an engine there is one lane less.
-    let docker = skip::docker().ok();
+    soak(None);
+}
+
+/// The same with containers, which are killed and started again.
+#[test]
+fn killed_at_random_with_containers() {
+    become_one();
+    soak(Some(require!(Docker)));
+}
+
+fn soak(docker: Option<&Docker>) {
     let room = Room::with(docker, &["--fastpath", "on"]);
     require!(@ fast::available(&room));
     let seed = seed();
@@ -303,17 +314,23 @@ fn killed_at_random_under_full_load() {
     let (held, before) = (Held::by(pid), holds(&room));
     let (maps, memory, rss) = (held.memory(), Memory::now().unwrap(), process::rss(pid).unwrap());
     let mut soak = Soak { room, seed, lanes: vec![], markers: vec![], killed: BTreeSet::new(), kills: [0; 3] };
-    for segments in [1, 1, 3] {
-        soak.add(Place::netns(), Place::netns(), segments);
-    }
     if let Some(docker) = docker {
         let (near, far) = with_container(docker);
         soak.add(near, far, 1);
     }
+    for segments in [1, 3] {
+        soak.add(Place::netns(), Place::netns(), segments);
+    }
 
     let (began, lasts) = (Instant::now(), Duration::from_secs(load_seconds()));
+    // Each kind at least once, in the first lane.
+    for what in KINDS {
+        soak.strike(&mut random, 0, what);
+    }
     while began.elapsed() < lasts {
-        soak.strike(&mut random);
+        let index = usize::try_from(random.below(soak.lanes.len() as u64)).unwrap();
+        let what = random.below(10);
+        soak.strike(&mut random, index, what);
     }
     let problems = soak.finish();
     let done: u64 = soak.lanes.iter().map(|lane| lane.done).sum();

@@ -212,6 +212,9 @@ pub const OFF_STARVED: u8 = 4;
 
 /// This side sends by io_uring, and its socket has left the map.
 pub const OFF_ALONE: u8 = 5;
+/// The other side had said that it sends no more, before this one sent anything by TCP: it has left the map, or is about to close, and
+/// what comes for it goes by TCP.
+pub const OFF_ENDED: u8 = 6;
 
 /// Set in [`SlotSide::queued`]: the socket leaves the map, and nothing more may be put into its queue.
 pub const LEFT: u64 = 1 << 63;

@@ -1,8 +1,8 @@
 //! Servers whose sockets are made by the first bytes (`TCP_DEFER_ACCEPT`). Those bytes have to go by TCP, and then all that
 //! follows does.
 //!
-//! Where FIONREAD does not count what comes by TCP into a socket of the map (6.6.128, 6.12.75, 6.18.14 and later ones: it asks
-//! the redirected queue only), such a server must stay out of it: one that asks whether more is there, and then waits for an
+//! Where FIONREAD does not count what comes by TCP into a socket of the map (seen on 6.18.44, not on 6.12.118; the self-test
+//! asks), such a server must stay out of it: one that asks whether more is there, and then waits for an
 //! edge, would wait for ever.
 
 use super::heads::netns_cookie;

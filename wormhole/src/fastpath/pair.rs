@@ -4,13 +4,14 @@ use super::slots::Side;
 use super::{Fastpath, Why};
 use crate::model::Bytes;
 use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::io::Errno;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use wormhole_common::{
-    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, ENDS, GATHERS, MEMBER_ENROLLED, Member, OFF_ALONE, OFF_PLAIN, OFF_RING,
-    OFF_SPLICED, OFF_STARVED, QUESTION_WORDS, Role, SEVERAL, socket_key,
+    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, ENDS, GATHERS, MEMBER_ENROLLED, Member, OFF_ALONE, OFF_ENDED,
+    OFF_PLAIN, OFF_RING, OFF_SPLICED, OFF_STARVED, QUESTION_WORDS, Role, SEVERAL, socket_key,
 };
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
@@ -89,8 +90,9 @@ impl Pair {
 
     /// True once both applications' sockets are enrolled and nothing is switched off: both can send direct.
     pub fn is_complete(&self) -> bool {
-        // Who sends by io_uring is not left to the relay before the socket has left the map, which takes no time.
-        let direct = |side: Side<'_>| side.spliced() == 0 && matches!(side.off(), 0 | OFF_RING);
+        // Who sends by io_uring is not left to the relay before the socket has left the map, which takes no time. And the answer to
+        // an end goes by TCP as it should.
+        let direct = |side: Side<'_>| side.spliced() == 0 && matches!(side.off(), 0 | OFF_RING | OFF_ENDED);
         self.server().is_some_and(|server| server.enrolled() != 0 && direct(server)) && self.client().is_some_and(direct)
     }
 
@@ -222,7 +224,8 @@ impl Link {
     /// True when what this segment hands on to the application in `role` goes through another segment of the chain, and the
     /// sender goes direct while there is room.
     pub fn hands_on(&self, role: Role) -> bool {
-        !self.reaches(role) && self.pair.is_complete()
+        let ended = || self.pair.sender_to(role).is_some_and(|side| side.off() == OFF_ENDED);
+        !self.reaches(role) && self.pair.is_complete() && !ended()
     }
 
     /// As above, and whoever sends to the application in `role` is at this segment's end, and will go direct again. Only then is
@@ -245,23 +248,29 @@ impl Link {
         let peer = self.pair.side(role);
         // One that uses splice(2) gets all by TCP, but not past redirected bytes: those are lost, and it will be reset.
         let by_tcp = |peer: Side<'_>| peer.spliced() != 0 && self.pair.redirected(role) == 0;
-        let injects = peer.is_some_and(|peer| peer.enrolled() != 0 && !by_tcp(peer)) && self.opens_door(role, fd);
-        if !injects && let Some(sender) = self.pair.sender_to(role) {
+        let has_queue = peer.is_some_and(|peer| peer.enrolled() != 0 && !by_tcp(peer));
+        let opened = if has_queue { self.opens_door(role, fd) } else { Err(io::ErrorKind::NotFound.into()) };
+        let Err(error) = opened else { return true };
+        if let Some(sender) = self.pair.sender_to(role) {
+            // The kernel takes no socket into the map whose other end has sent its FIN.
+            let ended = error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error());
             // The other may be enrolled a moment later, and must not get anything past what goes by TCP now.
-            sender.set_off(OFF_PLAIN);
+            sender.set_off(if ended { OFF_ENDED } else { OFF_PLAIN });
             if peer.is_some_and(|peer| peer.enrolled() == 0) && self.pair.fastpath.leaves_out(fd) {
                 self.pair.left_out.store(true, Relaxed);
             }
         }
-        injects
+        false
     }
 
     /// Puts our socket into the map, through which bytes come into the queue of the application in `role`.
-    fn opens_door(&self, role: Role, fd: BorrowedFd<'_>) -> bool {
+    fn opens_door(&self, role: Role, fd: BorrowedFd<'_>) -> io::Result<()> {
         let door = door_to(role);
         // The server's socket was told at its connect.
-        let kept = door == Role::ToServer || self.keep(fd, door).is_ok();
-        kept && self.pair.fastpath.sockets.set(&self.key(door), fd.as_raw_fd().unsigned_abs()).is_ok()
+        if door != Role::ToServer {
+            self.keep(fd, door)?;
+        }
+        self.pair.fastpath.sockets.set(&self.key(door), fd.as_raw_fd().unsigned_abs())
     }
 
     /// Takes our socket that leads to the application in `role` out of the map: what is sent on it goes by TCP from now on, and
