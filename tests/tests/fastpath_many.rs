@@ -379,13 +379,13 @@ fn thousands_at_once() {
         server.patience(PATIENCE).unwrap();
         (client, server)
     };
-    let mut pairs: Vec<_> = (0..count).map(pair).collect();
+    let pairs: Vec<_> = (0..count).map(pair).collect();
     for round in 0..3 {
-        for (number, (client, server)) in (0..).zip(&mut pairs) {
-            for (from, to) in [(&mut *client, &mut *server), (server, client)] {
+        for (number, (client, server)) in (0..).zip(&pairs) {
+            for (mut from, mut to) in [(&*client, &*server), (server, client)] {
                 from.write_all(bytes(number + round, 100)).unwrap();
                 let mut got = [0; 100];
-                Again(to).read_exact(&mut got).unwrap();
+                Again(&mut to).read_exact(&mut got).unwrap();
                 assert!(got == *bytes(number + round, 100), "round {round}, connection {number}");
             }
         }
