@@ -382,7 +382,7 @@ fn thousands_at_once() {
     let pairs: Vec<_> = (0..count).map(pair).collect();
     for round in 0..3 {
         for (number, (client, server)) in (0..).zip(&pairs) {
-            for (mut from, mut to) in [(&*client, &*server), (server, client)] {
+            for (mut from, mut to) in [(client, server), (server, client)] {
                 from.write_all(bytes(number + round, 100)).unwrap();
                 let mut got = [0; 100];
                 Again(&mut to).read_exact(&mut got).unwrap();

@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use wormhole_tests::fast::sum;
 use wormhole_tests::require;
 use wormhole_tests::room::{Made, Room, SOON};
 use wormhole_tests::traffic::{ask, connect, echo};
@@ -30,7 +31,9 @@ fn carried(room: &Room, made: &Made) -> Value {
     let view = room.wait_view(&made.id, "open", |view| view["open"].as_array().is_some_and(|open| open.len() == 1));
     drop(client);
     room.wait_idle(&made.id);
-    view["open"][0].clone()
+    let open = &view["open"][0];
+    assert_eq!(view["pairs"], u64::from(open["path"] == "fastpath"), "{view}");
+    open.clone()
 }
 
 #[test]
@@ -125,6 +128,9 @@ fn where_it_cannot_be_tried_auto_relays_and_on_enrols() {
     assert!(summary.contains("auto: no because") && summary.contains("CAP_SYS_ADMIN"), "{summary}");
     let open = carried(&without, &segment(&without, ""));
     assert_eq!((&open["path"], open["reason"].is_string()), (&json!("relay"), true), "{open}");
+    let (view, fast) = (without.list().remove(0), &without.status()["fastpath"]);
+    assert!(view["fallbacks"].is_object() && sum(&view, "bytes") > 0, "{view}");
+    assert_eq!((&fast["relayed"], &fast["reasons"]), (&view["bytes"], &view["fallbacks"]), "{fast:#}");
     without.daemon.ok(&["delete", "--all"]);
     let addr = echo(&without.ns(), "127.0.0.1:702");
     let made = without.create(&format!("--fastpath on url 127.0.0.1:703 tail url {addr}"));

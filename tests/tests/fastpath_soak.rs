@@ -22,7 +22,7 @@ use wormhole_tests::room::{Made, Room, SOON};
 use wormhole_tests::server::load_seconds;
 use wormhole_tests::talk::Kind;
 use wormhole_tests::traffic::Random;
-use wormhole_tests::{require, skip, talk, traffic, wait};
+use wormhole_tests::{require, talk, traffic, wait};
 
 const NAME: &str = "killed_at_random_under_full_load";
 /// Processes of clients in front of each server, and conversations that each holds at a time.

@@ -117,6 +117,7 @@ pub fn inspect(view: &SegmentView, look: Look) -> String {
         ("bytes", both_ways(view.bytes)),
         ("direct", some_both_ways(view.direct)),
         ("injected", some_both_ways(view.injected)),
+        ("pairs", if view.pairs == 0 { String::new() } else { format!("{} open", view.pairs) }),
         ("relayed", counted(&view.fallbacks)),
     ];
     rows.retain(|(_, value)| !value.is_empty());
@@ -171,8 +172,10 @@ pub fn status(view: &StatusView, look: Look) -> String {
         let pairs = fast.pairs;
         rows.extend([
             ("pairs", format!("{} of at most {}, {} since the start", pairs.open, pairs.max, pairs.total)),
+            ("enrolled", format!("{} sockets since the start", fast.enrolled)),
             ("direct", both_ways(fast.direct)),
             ("injected", both_ways(fast.injected)),
+            ("by relay", both_ways(fast.relayed)),
         ]);
     }
     let probes = fast.probes.iter().map(|probe| {
@@ -180,7 +183,9 @@ pub fn status(view: &StatusView, look: Look) -> String {
         ("probe", format!("{}: {answer}; {}", probe.name, probe.detail))
     });
     rows.extend(probes);
-    for (key, value) in [("by TCP", counted(&fast.fallbacks)), ("not for", fast.off_for.join(", "))] {
+    for (key, value) in
+        [("relayed", counted(&fast.reasons)), ("by TCP", counted(&fast.fallbacks)), ("not for", fast.off_for.join(", "))]
+    {
         if !value.is_empty() {
             rows.push((key, value));
         }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;
-use crate::model::{BuildInfo, Bytes, ConnectionView, Connections, DockerView, FastpathView, LimitsView};
+use crate::model::{BuildInfo, Bytes, ConnectionView, Connections, DockerView, FastpathView, LimitsView, PairsView, ProbeView};
 
 fn view(id: &str, parent: Option<&str>) -> SegmentView {
     let words = ["url", ":80", "tail", "docker-ns", "x"].map(str::to_owned);
@@ -18,6 +18,7 @@ fn view(id: &str, parent: Option<&str>) -> SegmentView {
         bytes: Bytes { to_tail: 1500, to_head: 12 << 20 },
         direct: Bytes { to_tail: 1000, to_head: 12 << 20 },
         injected: Bytes { to_tail: 500, to_head: 0 },
+        pairs: 1,
         fallbacks: [("server-unseen".to_owned(), 2)].into(),
         open: Vec::new(),
     }
@@ -86,6 +87,7 @@ last error   connect: refused
 bytes        1.46 KiB to the tail, 12.0 MiB to the head
 direct       1000 B to the tail, 12.0 MiB to the head
 injected     500 B to the tail, 0 B to the head
+pairs        1 open
 relayed      2 server-unseen
 
 CLIENT     TAIL          PATH   AGE    TO TAIL  TO HEAD  DIRECT  WHY THE RELAY
@@ -97,7 +99,56 @@ and 4 more
 
 #[test]
 fn the_daemon_is_a_sheet() {
-    let status = StatusView {
+    let text = render_status(&a_status());
+    for line in [
+        "daemon       0.1.0 (pid 7, up 1h 1m)",
+        "ebpf         none in this build",
+        "docker       not reached at unix:///d: refused",
+        "connections  1 of at most 2",
+        "listener     unix:///a",
+        "             tcp://0.0.0.0:9999",
+        "note         no key",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn what_the_fast_path_did_is_in_the_status() {
+    let fastpath = FastpathView {
+        active: true,
+        auto: true,
+        summary: "yes".into(),
+        pairs: PairsView { open: 1, max: 9, total: 5 },
+        enrolled: 10,
+        direct: Bytes { to_tail: 1, to_head: 2 },
+        injected: Bytes { to_tail: 3, to_head: 4 },
+        relayed: Bytes { to_tail: 5, to_head: 6 },
+        reasons: [("server-unseen".to_owned(), 7)].into(),
+        fallbacks: [("order".to_owned(), 8)].into(),
+        off_for: vec!["haproxy".into(), "traefik".into()],
+        probes: vec![ProbeView { name: "oob".into(), passed: false, detail: "in band".into() }],
+        ..FastpathView::default()
+    };
+    let text = render_status(&StatusView { fastpath, ..a_status() });
+    for line in [
+        "fast path    yes",
+        "pairs        1 of at most 9, 5 since the start",
+        "enrolled     10 sockets since the start",
+        "direct       1 B to the tail, 2 B to the head",
+        "injected     3 B to the tail, 4 B to the head",
+        "by relay     5 B to the tail, 6 B to the head",
+        "probe        oob: NO; in band",
+        "relayed      7 server-unseen",
+        "by TCP       8 order",
+        "not for      haproxy, traefik",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+    }
+}
+
+fn a_status() -> StatusView {
+    StatusView {
         build: BuildInfo { version: "0.1.0".into(), ebpf: None },
         pid: 7,
         uptime_s: 3661,
@@ -109,18 +160,6 @@ fn the_daemon_is_a_sheet() {
         segments: 4,
         kernel: "6.12".into(),
         fastpath: FastpathView { summary: "off".into(), ..FastpathView::default() },
-    };
-    let text = render_status(&status);
-    for line in [
-        "daemon       0.1.0 (pid 7, up 1h 1m)",
-        "ebpf         none in this build",
-        "docker       not reached at unix:///d: refused",
-        "connections  1 of at most 2",
-        "listener     unix:///a",
-        "             tcp://0.0.0.0:9999",
-        "note         no key",
-    ] {
-        assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::Settings;
 use crate::fastpath::{Count, Fastpath, SelfTest, Tuning, WORMHOLED, self_test};
-use crate::model::{FastpathView, Mode, PairsView, ProbeView};
+use crate::model::{Bytes, FastpathView, Mode, PairsView, ProbeView, SegmentView};
+use crate::segment::Segment;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What came of loading the programs.
@@ -48,8 +50,8 @@ impl Fast {
         self.loaded.as_ref().is_ok_and(|loaded| loaded.tested.auto.is_ok())
     }
 
-    /// For `status`.
-    pub(super) fn view(&self) -> FastpathView {
+    /// For `status`: what the programs count, and what relay threads did in `segments`.
+    pub(super) fn view(&self, segments: &[Arc<Segment>]) -> FastpathView {
         let Loaded { fastpath, tested } = match &self.loaded {
             Ok(loaded) => loaded,
             Err(why) => {
@@ -74,6 +76,15 @@ impl Fast {
             ("gathered", Count::Gathered),
         ];
         let fallbacks = named.iter().map(|(name, what)| ((*name).to_owned(), counters.of(*what)));
+        let mut relayed = Bytes::default();
+        let mut reasons = BTreeMap::new();
+        for segment in segments {
+            let SegmentView { bytes, direct, fallbacks, .. } = segment.view();
+            relayed = relayed + bytes.without(direct);
+            for (why, count) in fallbacks {
+                *reasons.entry(why).or_default() += count;
+            }
+        }
         let spliced = ("spliced".to_owned(), counters.spliced);
         FastpathView {
             mode: self.mode,
@@ -85,6 +96,8 @@ impl Fast {
             enrolled: counters.of(Count::Clients) + counters.of(Count::Servers),
             direct: counters.direct,
             injected: counters.injected,
+            relayed,
+            reasons,
             fallbacks: fallbacks.chain([spliced]).filter(|(_, count)| *count > 0).collect(),
             off_for: fastpath.spared(),
         }

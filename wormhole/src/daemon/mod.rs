@@ -259,6 +259,7 @@ impl Daemon {
         let ebpf = crate::fastpath::inspect_embedded();
         notes.extend(ebpf.as_ref().err().map(ToString::to_string));
         let streams = &self.context.relays.streams;
+        let segments = self.segments();
         StatusView {
             build: BuildInfo {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -275,9 +276,9 @@ impl Daemon {
                 max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX),
             },
             workers: streams.workers(),
-            segments: self.state().segments.len(),
+            segments: segments.len(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-            fastpath: self.fast.view(),
+            fastpath: self.fast.view(&segments),
         }
     }
 

@@ -231,13 +231,9 @@ pub struct Counters {
 
 impl Counters {
     fn without(mut self, earlier: &Self) -> Self {
-        let less = |a: Bytes, b: Bytes| Bytes {
-            to_tail: a.to_tail.saturating_sub(b.to_tail),
-            to_head: a.to_head.saturating_sub(b.to_head),
-        };
         self.total = self.total.saturating_sub(earlier.total);
-        self.direct = less(self.direct, earlier.direct);
-        self.injected = less(self.injected, earlier.injected);
+        self.direct = self.direct.without(earlier.direct);
+        self.injected = self.injected.without(earlier.injected);
         self.spliced = self.spliced.saturating_sub(earlier.spliced);
         for (count, earlier) in self.counts.iter_mut().zip(earlier.counts) {
             *count = count.saturating_sub(earlier);

@@ -78,6 +78,14 @@ pub struct Bytes {
     pub to_head: u64,
 }
 
+impl Bytes {
+    /// What is left of them without `part`, a part of them that was counted at another moment.
+    #[must_use]
+    pub fn without(self, part: Self) -> Self {
+        Self { to_tail: self.to_tail.saturating_sub(part.to_tail), to_head: self.to_head.saturating_sub(part.to_head) }
+    }
+}
+
 impl Add for Bytes {
     type Output = Self;
 
@@ -141,6 +149,9 @@ pub struct SegmentView {
     /// Bytes that the relay put into the receivers' queues.
     #[serde(default)]
     pub injected: Bytes,
+    /// Open connections whose client is enrolled.
+    #[serde(default)]
+    pub pairs: u64,
     /// Connections that took the relay, by reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fallbacks: BTreeMap<String, u64>,
@@ -232,7 +243,14 @@ pub struct FastpathView {
     pub direct: Bytes,
     /// Payload bytes that the relay put into receivers' queues.
     pub injected: Bytes,
-    /// How often something went by TCP or was not enrolled, by reason.
+    /// Payload bytes that relay threads moved, those that they put into queues among them, in all segments that there are; a chain's
+    /// segments each count theirs.
+    #[serde(default)]
+    pub relayed: Bytes,
+    /// Connections that took the relay, by reason, of all segments that there are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reasons: BTreeMap<String, u64>,
+    /// How often the programs sent something by TCP or did not enrol a socket, by reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fallbacks: BTreeMap<String, u64>,
     /// Executables that `auto` does not enrol.

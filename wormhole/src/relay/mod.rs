@@ -5,4 +5,4 @@ mod route;
 pub mod stream;
 pub mod udp;
 
-pub use route::{Counters, RelayOptions, Route, Tail, Target, TargetAddr};
+pub use route::{Counters, FastCounters, RelayOptions, Route, Tail, Target, TargetAddr};

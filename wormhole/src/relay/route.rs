@@ -123,14 +123,25 @@ struct Ended {
     live: HashMap<usize, Arc<Pair>>,
 }
 
+/// What the fast path did for the connections of a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct FastCounters {
+    /// Bytes that went from socket to socket.
+    pub direct: Bytes,
+    /// Bytes that the relay put into queues.
+    pub injected: Bytes,
+    /// Open connections whose client is enrolled.
+    pub pairs: u64,
+}
+
 impl Counters {
-    fn fast(&self) -> MutexGuard<'_, Ended> {
+    fn ended(&self) -> MutexGuard<'_, Ended> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a connection that is on the fast path, or why it is not.
     pub fn begin(&self, link: Result<&Link, &Why>) {
-        let mut fast = self.fast();
+        let mut fast = self.ended();
         match link {
             Ok(link) => drop(fast.live.insert(Arc::as_ptr(link.pair()) as usize, Arc::clone(link.pair()))),
             Err(why) => *fast.fallbacks.entry(why.key()).or_default() += 1,
@@ -140,7 +151,7 @@ impl Counters {
     /// Takes over what the fast path did for a connection that ends; `why` if its bytes took the relay all the same.
     pub fn end(&self, link: Option<&Link>, why: Option<&Why>) {
         let Some(link) = link else { return };
-        let mut fast = self.fast();
+        let mut fast = self.ended();
         if let Some(why) = why {
             *fast.fallbacks.entry(why.key()).or_default() += 1;
         }
@@ -152,18 +163,23 @@ impl Counters {
 
     /// True while a connection of these is part of `pair`.
     pub fn carry(&self, pair: &Arc<Pair>) -> bool {
-        self.fast().live.contains_key(&(Arc::as_ptr(pair) as usize))
+        self.ended().live.contains_key(&(Arc::as_ptr(pair) as usize))
     }
 
-    /// Bytes that went from socket to socket, and bytes that the relay put into queues.
-    pub fn fast_bytes(&self) -> (Bytes, Bytes) {
-        let fast = self.fast();
-        fast.live.values().fold((fast.direct, fast.injected), |(d, i), pair| (d + pair.direct(), i + pair.injected()))
+    /// What the fast path did.
+    pub fn fast(&self) -> FastCounters {
+        let fast = self.ended();
+        let start = FastCounters { direct: fast.direct, injected: fast.injected, pairs: fast.live.len() as u64 };
+        fast.live.values().fold(start, |sum, pair| FastCounters {
+            direct: sum.direct + pair.direct(),
+            injected: sum.injected + pair.injected(),
+            ..sum
+        })
     }
 
     /// Connections that took the relay, by reason.
     pub fn fallbacks(&self) -> BTreeMap<String, u64> {
-        self.fast().fallbacks.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect()
+        self.ended().fallbacks.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect()
     }
 
     /// Counts a connection whose tail could not be reached. True when that is worth a line in the log: another reason
@@ -199,7 +215,7 @@ impl Counters {
     /// The byte counters as `list` shows them.
     pub fn bytes(&self) -> Bytes {
         let relayed = Bytes { to_tail: self.to_tail.load(Relaxed), to_head: self.to_head.load(Relaxed) };
-        relayed + self.fast_bytes().0
+        relayed + self.fast().direct
     }
 }
 

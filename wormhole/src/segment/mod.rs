@@ -15,7 +15,7 @@ use crate::fastpath::{Fastpath, Owners, Server};
 use crate::model::{End, Mode, Options, Place, Proto, SegmentId, SegmentView, Spec, State, Url};
 use crate::relay::stream::Engine as Streams;
 use crate::relay::udp::UdpEngine;
-use crate::relay::{RelayOptions, Route, Tail, Target, TargetAddr};
+use crate::relay::{FastCounters, RelayOptions, Route, Tail, Target, TargetAddr};
 use head::Head;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -340,7 +340,7 @@ impl Segment {
         };
         let reason = observed.reason.clone();
         drop(observed);
-        let (direct, injected) = self.route.counters.fast_bytes();
+        let FastCounters { direct, injected, pairs } = self.route.counters.fast();
         SegmentView {
             id: self.id.clone(),
             parent: self.parent.clone(),
@@ -354,6 +354,7 @@ impl Segment {
             bytes: self.route.counters.bytes(),
             direct,
             injected,
+            pairs,
             fallbacks: self.route.counters.fallbacks(),
             open: Vec::new(),
         }

@@ -39,6 +39,7 @@ fn view(spec: &Spec) -> SegmentView {
         bytes: Bytes::default(),
         direct: Bytes::default(),
         injected: Bytes::default(),
+        pairs: 0,
         fallbacks: Default::default(),
         open: Vec::new(),
     }
