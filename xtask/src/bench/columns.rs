@@ -146,11 +146,13 @@ pub static FASTPATH: &[Column] = columns! {
     "size1m"       "sizes"   "stream, 1 MiB writes"             "GB/s"    Higher Number(2), Sized(1 << 20);
     "size64k_cpu"  "sizes"   "CPU, 64 KiB writes"               "s/GB"    Lower  Number(2), Sized(64 << 10);
     "one64"        "onecpu"  "stream, 64 B, one cpu"            "GB/s"    Higher Number(3), SizedOneCpu(64);
+    "one256"       "onecpu"  "stream, 256 B, one cpu"           "GB/s"    Higher Number(3), SizedOneCpu(256);
     "one1k"        "onecpu"  "stream, 1 KiB, one cpu"           "GB/s"    Higher Number(2), SizedOneCpu(1 << 10);
     "one4k"        "onecpu"  "stream, 4 KiB, one cpu"           "GB/s"    Higher Number(2), SizedOneCpu(4 << 10);
     "one16k"       "onecpu"  "stream, 16 KiB, one cpu"          "GB/s"    Higher Number(2), SizedOneCpu(16 << 10);
     "one64k"       "onecpu"  "stream, 64 KiB, one cpu"          "GB/s"    Higher Number(2), SizedOneCpu(64 << 10);
     "one64k_cpu"   "onecpu"  "CPU, 64 KiB writes, one cpu"      "s/GB"    Lower  Number(2), SizedOneCpu(64 << 10);
+    "one256k"      "onecpu"  "stream, 256 KiB, one cpu"         "GB/s"    Higher Number(2), SizedOneCpu(256 << 10);
     "one1m"        "onecpu"  "stream, 1 MiB, one cpu"           "GB/s"    Higher Number(2), SizedOneCpu(1 << 20);
     "share64"      "shares"  "socket to socket, 64 B writes"    "%"       Higher Number(0), Sized(64);
     "share4k"      "shares"  "socket to socket, 4 KiB writes"   "%"       Higher Number(0), Sized(4 << 10);
@@ -192,10 +194,12 @@ static SIZES: &[StreamColumns] = &[
 #[rustfmt::skip]
 static ONE_CPU: &[StreamColumns] = &[
     StreamColumns { size: 64, speed: "one64", cpu: None, share: None },
+    StreamColumns { size: 256, speed: "one256", cpu: None, share: None },
     StreamColumns { size: 1 << 10, speed: "one1k", cpu: None, share: None },
     StreamColumns { size: 4 << 10, speed: "one4k", cpu: None, share: None },
     StreamColumns { size: 16 << 10, speed: "one16k", cpu: None, share: None },
     StreamColumns { size: 64 << 10, speed: "one64k", cpu: Some("one64k_cpu"), share: None },
+    StreamColumns { size: 256 << 10, speed: "one256k", cpu: None, share: None },
     StreamColumns { size: 1 << 20, speed: "one1m", cpu: None, share: None },
 ];
 
@@ -212,9 +216,10 @@ pub fn sized_one_cpu(size: u32) -> Option<StreamColumns> {
     ONE_CPU.iter().copied().find(|columns| columns.size == size)
 }
 
-/// The column of the speed at each size, in bytes.
-pub fn speeds() -> impl Iterator<Item = (u32, &'static str)> {
-    SIZES.iter().map(|columns| (columns.size, columns.speed))
+/// The column of the speed at each size, in bytes: on two cpus, or on one.
+pub fn speeds(one_cpu: bool) -> impl Iterator<Item = (u32, &'static str)> {
+    let columns = if one_cpu { ONE_CPU } else { SIZES };
+    columns.iter().map(|columns| (columns.size, columns.speed))
 }
 
 /// The columns that `only` names, by id or group; when it names none, those that are in no group of `left_out`.
@@ -278,7 +283,8 @@ mod tests {
             let of = of.context("a size without columns")?;
             assert!(column.id == of.speed || [of.cpu, of.share].contains(&Some(column.id)));
         }
-        assert!(speeds().all(|(_, id)| FASTPATH.iter().any(|c| c.id == id)));
+        assert!([false, true].into_iter().flat_map(speeds).all(|(_, id)| FASTPATH.iter().any(|c| c.id == id)));
+        assert!(speeds(true).map(|(size, _)| size).eq(speeds(false).map(|(size, _)| size)));
         Ok(())
     }
 

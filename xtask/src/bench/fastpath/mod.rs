@@ -95,7 +95,10 @@ fn inside(args: &Args, choice: &Choice, paths: &Paths) -> Result<ExitCode> {
     for (setting, columns) in choice {
         match measure(args, *setting, columns, paths, &bins, engine.as_ref()) {
             Ok(results) => {
-                let shown = table::render(&results, columns);
+                let mut shown = table::render(&results, columns);
+                if !results.verdicts.is_empty() {
+                    shown.push_str(&table::verdicts(&results, columns));
+                }
                 println!("{shown}");
                 text.push_str(&format!("{shown}\n"));
                 outcomes.extend(targets::judge(*setting, &results, columns));

@@ -57,10 +57,10 @@ impl Setting {
         }
     }
 
-    /// The variants unless the arguments say otherwise: of the other proxies the one that the targets name.
+    /// The variants unless the arguments say otherwise: of the other proxies the best ones.
     pub fn by_default(self) -> Vec<&'static str> {
         let names = self.peers().iter().map(|peer| peer.name());
-        names.filter(|name| self != Self::Host || !peers::is_proxy(name) || *name == peers::HAPROXY).collect()
+        names.filter(|name| self != Self::Host || !peers::is_proxy(name) || BEST.contains(name)).collect()
     }
 
     /// The columns unless the arguments name some.
@@ -76,6 +76,9 @@ impl Setting {
         }
     }
 }
+
+/// The other proxies that are best at something: at connections and small messages, and at streams.
+const BEST: [&str; 2] = [peers::HAPROXY, peers::SOCKET_PROXYD];
 
 /// What is to be measured where.
 pub type Choice = Vec<(Setting, Vec<&'static Column>)>;
@@ -120,9 +123,12 @@ mod tests {
     }
 
     #[test]
-    fn one_proxy_by_default() {
+    fn the_best_proxies_by_default() {
         let host = Setting::Host.by_default();
-        assert_eq!(host, [peers::DIRECT, peers::UNIX_PAIR, peers::WORMHOLE, peers::RELAY, peers::CHAIN, peers::HAPROXY]);
+        assert_eq!(
+            host,
+            [peers::DIRECT, peers::UNIX_PAIR, peers::WORMHOLE, peers::RELAY, peers::CHAIN, peers::HAPROXY, peers::SOCKET_PROXYD]
+        );
         assert!(Setting::Into.by_default().contains(&"published"));
     }
 }

@@ -1,4 +1,5 @@
-//! The plot of throughput by size of writes, as SVG: absolute on the left, as a ratio to no proxy at all on the right.
+//! The plot of throughput by size of writes, as SVG: absolute on the left, as a ratio to no proxy at all on the right; with
+//! client and server on two cpus above, on one below.
 
 use crate::bench::columns;
 use crate::bench::peers::{CHAIN, DIRECT, RELAY, UNIX_PAIR, WORMHOLE};
@@ -7,51 +8,62 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use std::path::Path;
 
+/// Of a pair of panels.
 const SIZE: (u32, u32) = (1180, 460);
 
 /// A variant's line: the binary logarithm of the size in bytes, and the value.
 type Line = Vec<(f64, f64)>;
 
+/// A pair of panels: what is said of it, and its lines.
+type Row<'a> = (&'static str, Vec<(&'a str, Line)>);
+
 /// Writes the plot, if at least two sizes were measured.
 pub fn write(results: &Results, path: &Path) -> Result<bool> {
-    let lines: Vec<(&str, Line)> = results.measured().into_iter().map(|name| (name, line(results, name))).collect();
-    let lines: Vec<(&str, Line)> = lines.into_iter().filter(|(_, line)| line.len() >= 2).collect();
-    if lines.is_empty() {
+    let both = [("two cpus", false), ("one cpu", true)].map(|(title, one_cpu)| (title, lines(results, one_cpu)));
+    let rows: Vec<Row<'_>> = both.into_iter().filter(|(_, lines)| !lines.is_empty()).collect();
+    if rows.is_empty() {
         return Ok(false);
     }
-    draw(results, &lines, path).map_err(|e| anyhow!("draw {}: {e}", path.display()))?;
+    draw(results, &rows, path).map_err(|e| anyhow!("draw {}: {e}", path.display()))?;
     Ok(true)
 }
 
-fn line(results: &Results, name: &str) -> Line {
-    let value = |id| results.cell(id, name).and_then(|cell| cell.median);
-    columns::speeds().filter_map(|(size, id)| Some((f64::from(size).log2(), value(id)?))).collect()
+/// A line for each variant that has at least two sizes.
+fn lines(results: &Results, one_cpu: bool) -> Vec<(&str, Line)> {
+    let line = |name: &str| -> Line {
+        let value = |id| results.cell(id, name).and_then(|cell| cell.median);
+        columns::speeds(one_cpu).filter_map(|(size, id)| Some((f64::from(size).log2(), value(id)?))).collect()
+    };
+    results.measured().into_iter().map(|name| (name, line(name))).filter(|(_, line)| line.len() >= 2).collect()
 }
 
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Failure<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
 
-fn draw<'a>(results: &Results, lines: &[(&str, Line)], path: &'a Path) -> Result<(), Failure<'a>> {
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+fn draw<'a>(results: &Results, rows: &[Row<'_>], path: &'a Path) -> Result<(), Failure<'a>> {
+    let root = SVGBackend::new(path, (SIZE.0, SIZE.1 * rows.len() as u32)).into_drawing_area();
     root.fill(&WHITE)?;
-    let h = &results.header;
-    let title = format!("wormhole bench, stream by size of writes, {}, Linux {}, {} cpus", h.date, h.kernel, h.cpus);
-    root.draw(&Text::new(title, (10, 8), ("sans-serif", 14)))?;
-    let (left, right) = root.margin(30, 5, 5, 5).split_horizontally(SIZE.0 / 2);
+    for (area, (title, lines)) in root.split_evenly((rows.len(), 1)).iter().zip(rows) {
+        let h = &results.header;
+        let title = format!("wormhole bench, stream by size of writes, {title}, {}, Linux {}, {} cpus", h.date, h.kernel, h.cpus);
+        area.draw(&Text::new(title, (10, 8), ("sans-serif", 14)))?;
+        row(area, lines)?;
+    }
+    root.present()
+}
+
+fn row<'a>(area: &Area<'a>, lines: &[(&str, Line)]) -> Result<(), Failure<'a>> {
+    let (left, right) = area.margin(30, 5, 5, 5).split_horizontally(SIZE.0 / 2);
     panel(&left, "GB/s", lines)?;
     let direct = lines.iter().find(|(name, _)| *name == DIRECT).map(|(_, line)| line.clone()).unwrap_or_default();
     let at = |size: f64| direct.iter().find(|(other, _)| *other == size).map(|(_, value)| *value);
     let ratio = |line: &Line| line.iter().filter_map(|(size, value)| Some((*size, value / at(*size)?))).collect::<Line>();
     let ratios: Vec<(&str, Line)> = lines.iter().map(|(name, line)| (*name, ratio(line))).collect();
-    panel(&right, "times direct", &ratios)?;
-    root.present()
+    panel(&right, "times direct", &ratios)
 }
 
 /// Both axes are logarithmic: a factor is the same distance everywhere.
-fn panel<'a>(
-    area: &DrawingArea<SVGBackend<'a>, plotters::coord::Shift>,
-    unit: &str,
-    lines: &[(&str, Line)],
-) -> Result<(), Failure<'a>> {
+fn panel<'a>(area: &Area<'a>, unit: &str, lines: &[(&str, Line)]) -> Result<(), Failure<'a>> {
     let values = lines.iter().flat_map(|(_, line)| line.iter().map(|(_, value)| *value)).filter(|value| *value > 0.0);
     let (low, high) = values.fold((f64::MAX, f64::MIN_POSITIVE), |(low, high), value| (low.min(value), high.max(value)));
     if low > high {

@@ -158,6 +158,8 @@ pub const OWN: [&str; 3] = [WORMHOLE, RELAY, CHAIN];
 pub const UNIX_PAIR: &str = "unix-pair";
 /// HAProxy.
 pub const HAPROXY: &str = "haproxy";
+/// systemd's.
+pub const SOCKET_PROXYD: &str = "socket-proxyd";
 /// The network that containers have today.
 pub const BRIDGE: &str = "bridge";
 

@@ -1,6 +1,6 @@
 //! systemd-socket-proxyd, started the way systemd does it.
 
-use super::{Peer, Place, Running, Source, need};
+use super::{Peer, Place, Running, SOCKET_PROXYD, Source, need};
 use anyhow::Result;
 
 /// See [`Peer::about`].
@@ -8,7 +8,7 @@ pub struct SocketProxyd;
 
 impl Peer for SocketProxyd {
     fn name(&self) -> &'static str {
-        "socket-proxyd"
+        SOCKET_PROXYD
     }
 
     fn about(&self) -> &'static str {
