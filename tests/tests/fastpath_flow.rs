@@ -360,3 +360,23 @@ fn a_stopped_reader_stops_the_sender_of_a_chain() {
         }
     }
 }
+
+/// An upload that begins before anybody has accepted, to a server that never reads.
+#[test]
+fn an_early_upload_to_a_stopped_reader_is_stopped() {
+    require!(Box);
+    let room = Room::with(None, &["--fastpath", "on"]);
+    require!(@ fast::available(&room));
+    for len in [1, 2, 5, 12] {
+        let (chain, listener) = Chain::new(&room, len);
+        for _ in 0..5 {
+            let client = traffic::connect(&room.ns(), chain.made.addr()).unwrap();
+            let taken = fill(&client, 0, 64 * 1024);
+            println!("{len} segments: {} KiB in front of a reader that does not read", taken >> 10);
+            assert!(taken <= MOST, "{len} segments: {taken} bytes in front of a reader that does not read");
+            let (server, _) = listener.accept().unwrap();
+            server.patience(PATIENCE).unwrap();
+            read(&server, 0, taken);
+        }
+    }
+}

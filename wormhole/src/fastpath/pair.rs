@@ -225,7 +225,12 @@ impl Link {
     /// sender goes direct while there is room.
     pub fn hands_on(&self, role: Role) -> bool {
         let ended = || self.pair.sender_to(role).is_some_and(|side| side.off() == OFF_ENDED);
-        !self.reaches(role) && self.pair.is_complete() && !ended()
+        self.passes_on(role) && self.pair.is_complete() && !ended()
+    }
+
+    /// True when what this segment hands on to the application in `role` goes through another segment of the chain.
+    pub fn passes_on(&self, role: Role) -> bool {
+        !self.reaches(role)
     }
 
     /// As above, and whoever sends to the application in `role` is at this segment's end, and will go direct again. Only then is

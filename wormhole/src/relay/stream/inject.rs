@@ -24,6 +24,9 @@ const WIDE: usize = 4 * 1024 * 1024;
 /// Send and receive buffers between two segments of a chain.
 const PASSAGE: usize = 64 * 1024;
 
+/// After so many bytes it is known whether there is a queue at the end of a chain.
+const EXPECTED: u64 = 4 * 1024 * 1024;
+
 /// Bytes that may be on their way through the other segments of a chain, to the queue at its end.
 const TRANSIT: u64 = 512 * 1024;
 
@@ -32,6 +35,17 @@ const UNSEEN: u64 = 16 * 1024;
 
 /// How often it is asked whether something is still on its way, before the relay turns to others.
 const ASKED: usize = 16;
+
+/// Buffers on the way to the next segment of a chain.
+#[derive(Clone, Copy, Debug)]
+enum Passage {
+    /// As the kernel made them.
+    New,
+    /// Small, until it is known what is at the end.
+    Narrow,
+    /// As they are to be.
+    Final,
+}
 
 /// What is known of a receiver's redirected queue. Nothing tells when its owner has read; one has to look.
 #[derive(Debug)]
@@ -45,6 +59,8 @@ pub struct Queue {
     pause: Duration,
     /// The source's receive buffer was made small.
     narrowed: bool,
+    /// What was done to the buffers on the way to the next segment of a chain.
+    passage: Passage,
     /// The sender's socket is to be taken out of the map, and how soon to try that again.
     leaves: Option<Duration>,
     /// It was taken out.
@@ -65,6 +81,7 @@ impl Default for Queue {
             seen: None,
             pause: Duration::ZERO,
             narrowed: false,
+            passage: Passage::New,
             leaves: None,
             alone: false,
             starved: false,
@@ -96,17 +113,24 @@ impl Queue {
     }
 
     /// Keeps the buffers between this segment and the next one of a chain small, by which bytes go while the queue at its end
-    /// is full: else each segment would hold as much again as may wait there.
+    /// is full: else each segment would hold as much again as may wait there. From the beginning on, for the kernel makes them large
+    /// in no time; and it takes that back if there turns out to be no queue.
     pub fn passes_on(&mut self, bytes: u64, src: BorrowedFd<'_>, dst: BorrowedFd<'_>, lane: Lane<'_>) {
-        if self.narrowed || bytes < UNSEEN || !lane.link.hands_on(lane.to) {
-            return;
+        match self.passage {
+            Passage::New if bytes >= UNSEEN && lane.link.passes_on(lane.to) => {
+                self.passage = Passage::Narrow;
+                // Not smaller than it is, for what is on its way would be dropped; the kernel shows twice what is set.
+                let now = sockopt::socket_recv_buffer_size(src).unwrap_or_default() / 2;
+                size_buffers(src, now.max(PASSAGE), dst, PASSAGE);
+            }
+            Passage::Narrow if bytes >= EXPECTED => {
+                self.passage = Passage::Final;
+                if !lane.link.hands_on(lane.to) {
+                    size_buffers(src, WIDE, dst, WIDE);
+                }
+            }
+            _ => {}
         }
-        self.narrowed = true;
-        // Not smaller than it is, for what is on its way would be dropped; the kernel shows twice what is set.
-        let now = sockopt::socket_recv_buffer_size(src).unwrap_or_default() / 2;
-        // Without the right to it (CAP_NET_ADMIN) more may wait there.
-        let _ = sockopt::set_socket_recv_buffer_size_force(src, now.max(PASSAGE));
-        let _ = sockopt::set_socket_send_buffer_size(dst, PASSAGE);
     }
 
     /// True when bytes may be put there now.
@@ -308,6 +332,12 @@ impl Pump {
         self.out = Out::Plain;
         true
     }
+}
+
+fn size_buffers(src: BorrowedFd<'_>, receive: usize, dst: BorrowedFd<'_>, send: usize) {
+    // Without the right to it (CAP_NET_ADMIN) more may wait there.
+    let _ = sockopt::set_socket_recv_buffer_size_force(src, receive);
+    let _ = sockopt::set_socket_send_buffer_size(dst, send);
 }
 
 /// Takes bytes that have been peeked at.
