@@ -91,7 +91,6 @@ fn half_close_by_the_server_first(lane: &Lane) {
     assert_eq!(drain(&mut server), (b"late".to_vec(), End::Eof));
 }
 
-/// The end stands behind megabytes that are still on their way.
 /// One thread, blocking calls only: the read waits for the answer, whatever the other side's kernel says meanwhile.
 fn a_shutdown_and_then_a_blocking_read(lane: &Lane) {
     for (round, pause) in [0, 1, 10, 60].into_iter().cycle().take(40).enumerate() {
@@ -140,6 +139,7 @@ fn an_answer_from_one_who_has_not_read_the_end(lane: &Lane) {
     }
 }
 
+/// The end stands behind megabytes that are still on their way.
 fn half_close_after_much(lane: &Lane) {
     for swap in [false, true] {
         let (mut near, mut far) = ends(lane, swap);
