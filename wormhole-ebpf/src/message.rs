@@ -1,4 +1,5 @@
-//! `sk_msg` (Linux 4.17; into the queue of another socket by its key, 4.18; with what is kept with a socket, 5.8): decides about every message that an enrolled socket sends, under that socket's lock.
+//! `sk_msg` (Linux 4.17; into the queue of another socket by its key, 4.18; with what is kept with a socket, 5.8): decides about
+//! every message that an enrolled socket sends, under that socket's lock.
 //!
 //! What is gathered goes by TCP (gather.rs). The rules for all else, in the order in which they are asked:
 //! 1. The slot must still be this connection's (its generation), and redirecting must not be switched off.
