@@ -1,6 +1,7 @@
 //! Loading and attaching. Everything is attached by a link, or to a map of ours, so that nothing outlives the process.
 
 use super::btf::{Btf, BtfError};
+use super::late::Late;
 use super::slots::Slots;
 use super::sys::{Plain, Question, Table};
 use super::{EmbeddedError, Fastpath, Totals, inspect_embedded};
@@ -232,6 +233,7 @@ impl Fastpath {
                 tried: OnceLock::new(),
                 tells: AtomicBool::new(false),
                 counts_tcp: AtomicBool::new(false),
+                late: Late::default(),
                 programs: Programs { events: Mutex::new(events(&mut ebpf)?), blind, _ebpf: ebpf },
             }
         };

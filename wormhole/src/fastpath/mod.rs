@@ -35,6 +35,7 @@ pub use watchdog::Watchdog;
 pub use why::Why;
 
 use crate::model::Bytes;
+use late::Late;
 use load::Programs;
 use slots::Slots;
 use std::collections::HashMap;
@@ -86,6 +87,7 @@ pub struct Fastpath {
     tells: AtomicBool,
     /// It has seen that FIONREAD counts what comes by TCP into a socket of the map.
     counts_tcp: AtomicBool,
+    late: Late,
 }
 
 /// Of connections that have ended.

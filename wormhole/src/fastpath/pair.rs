@@ -1,17 +1,16 @@
 //! A connection whose ends are both on this machine, and the place of one segment in it.
 
+mod door;
+
 use super::slots::Side;
 use super::{Fastpath, Why};
 use crate::model::Bytes;
-use rustix::fd::{AsRawFd, BorrowedFd};
-use rustix::io::Errno;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use wormhole_common::{
-    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, ENDS, GATHERS, MEMBER_ENROLLED, Member, OFF_ALONE, OFF_ENDED,
-    OFF_PLAIN, OFF_RING, OFF_SPLICED, OFF_STARVED, QUESTION_WORDS, Role, SEVERAL, socket_key,
+    ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, ENDS, GATHERS, OFF_ALONE, OFF_ENDED, OFF_PLAIN, OFF_RING, OFF_SPLICED,
+    OFF_STARVED, QUESTION_WORDS, Role, SEVERAL, socket_key,
 };
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
@@ -196,21 +195,6 @@ impl Link {
         &self.pair
     }
 
-    /// Tells the programs that `tail`, a socket that has not been connected yet, leads to the server or to the next
-    /// segment.
-    ///
-    /// # Errors
-    /// The kernel's answer; the connection can be relayed all the same.
-    pub fn announce(&self, tail: BorrowedFd<'_>) -> io::Result<()> {
-        self.keep(tail, Role::ToServer)
-    }
-
-    fn keep(&self, fd: BorrowedFd<'_>, role: Role) -> io::Result<()> {
-        let Pair { slot, generation, .. } = *self.pair;
-        let member = Member { slot, generation, role: role as u32, state: MEMBER_ENROLLED, hop: self.hop, ..Member::default() };
-        self.pair.fastpath.members.set(&fd.as_raw_fd().unsigned_abs(), member)
-    }
-
     /// True when this segment's head is where the client connected to.
     pub fn is_first(&self) -> bool {
         self.hop == 0
@@ -242,56 +226,6 @@ impl Link {
     /// True when the application in `role` is at this segment's end, and not behind another segment of the chain.
     fn reaches(&self, role: Role) -> bool {
         if role == Role::Client { self.is_first() } else { self.is_last() }
-    }
-
-    /// Prepares `fd` so that what is sent on it goes into the queue of the application at its other end. False when that
-    /// application's socket is not enrolled, or is the next segment's, or the kernel will not: then it is plain TCP.
-    pub fn inject_into(&self, role: Role, fd: BorrowedFd<'_>) -> bool {
-        if !self.reaches(role) {
-            return false;
-        }
-        let peer = self.pair.side(role);
-        // One that uses splice(2) gets all by TCP, but not past redirected bytes: those are lost, and it will be reset.
-        let by_tcp = |peer: Side<'_>| peer.spliced() != 0 && self.pair.redirected(role) == 0;
-        let has_queue = peer.is_some_and(|peer| peer.enrolled() != 0 && !by_tcp(peer));
-        let opened = if has_queue { self.opens_door(role, fd) } else { Err(io::ErrorKind::NotFound.into()) };
-        let Err(error) = opened else { return true };
-        if let Some(sender) = self.pair.sender_to(role) {
-            // The kernel takes no socket into the map whose other end has sent its FIN.
-            let ended = error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error());
-            // The other may be enrolled a moment later, and must not get anything past what goes by TCP now.
-            sender.set_off(if ended { OFF_ENDED } else { OFF_PLAIN });
-            if peer.is_some_and(|peer| peer.enrolled() == 0) && self.pair.fastpath.leaves_out(fd) {
-                self.pair.left_out.store(true, Relaxed);
-            }
-        }
-        false
-    }
-
-    /// Puts our socket into the map, through which bytes come into the queue of the application in `role`.
-    fn opens_door(&self, role: Role, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let door = door_to(role);
-        // The server's socket was told at its connect.
-        if door != Role::ToServer {
-            self.keep(fd, door)?;
-        }
-        self.pair.fastpath.sockets.set(&self.key(door), fd.as_raw_fd().unsigned_abs())
-    }
-
-    /// Takes our socket that leads to the application in `role` out of the map: what is sent on it goes by TCP from now on, and
-    /// so does all that its sender sends. Only when nothing waits there that was redirected, or the order would be lost; false then.
-    ///
-    /// Nothing can be on its way there either while the relay holds bytes that were not put there.
-    pub fn closes_door(&self, role: Role) -> bool {
-        if self.pair.redirected(role) != 0 {
-            return false;
-        }
-        if let Some(sender) = self.pair.sender_to(role) {
-            sender.set_off(OFF_STARVED);
-        }
-        // One that is not there any more is as good.
-        let _ = self.pair.fastpath.sockets.remove(&self.key(door_to(role)));
-        true
     }
 
     /// Bytes that wait in front of the application in `role`.

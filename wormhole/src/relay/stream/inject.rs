@@ -69,6 +69,8 @@ pub struct Queue {
     starved: bool,
     /// How long it was last waited for what is on its way there.
     held: Duration,
+    /// Since when it is waited for the receiver to be enrolled.
+    awaited: Option<Instant>,
     /// Acknowledgements that a sender waits for.
     pub(super) debt: Debt,
 }
@@ -86,6 +88,7 @@ impl Default for Queue {
             alone: false,
             starved: false,
             held: Duration::ZERO,
+            awaited: None,
             debt: Debt::default(),
         }
     }
@@ -164,6 +167,20 @@ impl Queue {
             self.held = Duration::ZERO;
         }
         self.full.is_none()
+    }
+
+    /// True when the receiver, at the other end of `dst`, has no queue yet and will have one in a moment: waits for that as for one
+    /// that is full.
+    pub(super) fn awaits(&mut self, dst: BorrowedFd<'_>, lane: Lane<'_>) -> bool {
+        if self.full.is_none() {
+            let waited = self.awaited.map_or(Duration::ZERO, |since| since.elapsed().max(Duration::from_nanos(1)));
+            if !lane.link.expects(lane.to, dst, waited) {
+                return false;
+            }
+            self.awaited.get_or_insert_with(Instant::now);
+            self.full = Some(waited.clamp(FIRST, LATER));
+        }
+        true
     }
 
     /// Accounts for bytes that were put there.

@@ -310,6 +310,9 @@ impl Pump {
             return Ok(0);
         }
         if self.out == Out::Undecided {
+            if lane.is_some_and(|lane| self.queue.awaits(dst, lane)) {
+                return Ok(0);
+            }
             let injects = lane.is_some_and(|lane| lane.link.inject_into(lane.to, dst));
             self.out = if injects { Out::Inject } else { Out::Plain };
         }
