@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wormhole_common::Tuple;
 
 /// How long bytes wait for a server to be enrolled.
@@ -26,11 +26,14 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// And for one that is just being: the program that claims it has begun.
 const CLAIMED: Duration = Duration::from_millis(1);
 
-/// Waiting in vain for so many connections in a row tells of a server that is always made by the first bytes.
+/// Waiting in vain for so many connections tells of a server that is always made by the first bytes.
 const IN_VAIN: u32 = 3;
 
 /// From then on it is waited for now and then only: it may be another server, or the machine may have been very busy.
 const SELDOM: u32 = 256;
+
+/// After so long it begins anew: a busy moment, in which many were late, is no rule.
+const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// So many servers are remembered; with more all are forgotten.
 const MOST: usize = 1024;
@@ -38,19 +41,19 @@ const MOST: usize = 1024;
 /// A server as those who connect to it know it: its namespace and its address.
 type Key = (u64, SocketAddr);
 
-/// How many connections in a row were waited for in vain, or not at all, by server.
+/// How many connections were waited for in vain, or not at all, since when, by server.
 #[derive(Debug, Default)]
-pub(super) struct Late(Mutex<HashMap<Key, u32>>);
+pub(super) struct Late(Mutex<HashMap<Key, (u32, Instant)>>);
 
 impl Late {
-    fn all(&self) -> MutexGuard<'_, HashMap<Key, u32>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Key, (u32, Instant)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True when it is worth to wait for this one.
     fn is_worth_it(&self, key: &Key) -> bool {
         match self.all().get_mut(key) {
-            Some(count) if *count >= IN_VAIN => {
+            Some((count, since)) if *count >= IN_VAIN && since.elapsed() < FORGOTTEN => {
                 *count = count.wrapping_add(1);
                 *count % SELDOM == 0
             }
@@ -68,7 +71,10 @@ impl Late {
         if all.len() >= MOST {
             all.clear();
         }
-        let count = all.entry(key).or_default();
+        let (count, since) = all.entry(key).or_insert_with(|| (0, Instant::now()));
+        if since.elapsed() >= FORGOTTEN {
+            (*count, *since) = (0, Instant::now());
+        }
         *count = count.wrapping_add(1);
     }
 }

@@ -7,7 +7,7 @@ use super::{Fastpath, Why};
 use crate::model::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use wormhole_common::{
     ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, ENDS, GATHERS, OFF_ALONE, OFF_ENDED, OFF_PLAIN, OFF_RING, OFF_SPLICED,
     OFF_STARVED, QUESTION_WORDS, Role, SEVERAL, socket_key,
@@ -23,6 +23,8 @@ pub struct Pair {
     injected: [AtomicU64; 2],
     /// It was told that an application uses splice(2).
     noticed: AtomicBool,
+    /// The last segment that has told the programs of its tail, by how many come before it, plus 1.
+    announced: AtomicU32,
     /// The server will be made by the first bytes, and stays out of the map.
     left_out: AtomicBool,
     condemned: AtomicBool,
@@ -40,7 +42,8 @@ impl Pair {
     pub(super) fn new(fastpath: Arc<Fastpath>, slot: u32, generation: u32) -> Self {
         let injected = [AtomicU64::new(0), AtomicU64::new(0)];
         let [noticed, left_out, condemned] = [const { AtomicBool::new(false) }; 3];
-        Self { fastpath, slot, generation, injected, noticed, left_out, condemned }
+        let announced = AtomicU32::new(0);
+        Self { fastpath, slot, generation, injected, noticed, announced, left_out, condemned }
     }
 
     pub(super) fn slot(&self) -> u32 {

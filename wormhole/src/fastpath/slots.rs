@@ -77,7 +77,6 @@ impl Side<'_> {
     field!(off: AtomicU8, u8, Acquire, "Why nothing that this side sends goes direct any more; 0: it does.");
     field!(manner: AtomicU8, u8, Relaxed, "How this side sends: `SEVERAL`, and `GATHERS` or `ENDS`.");
     field!(hops: AtomicU32, u32, Acquire, "Segments before the last one of a chain.");
-    field!(door: AtomicU64, u64, Relaxed, "wormholed's socket that leads to this side; 0 when it was not announced.");
     field!(direct_bytes: AtomicU64, u64, Relaxed, "Bytes that went straight to the other side.");
 
     /// Tells the program how many bytes of this side have been put into the other's queue.

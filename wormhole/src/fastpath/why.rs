@@ -80,7 +80,7 @@ impl fmt::Display for Why {
             Self::Spliced => "an application used splice(2), which does not see redirected bytes",
             Self::Ring => "an application sends by io_uring",
             Self::ServerLate => {
-                "the server's socket was made by the client's first bytes (TCP_DEFER_ACCEPT): what the client sends goes by TCP"
+                "the server's socket was not there when the first bytes came (TCP_DEFER_ACCEPT, or an address that is translated): they go by TCP"
             }
             Self::Memory => "the kernel had no memory for redirected bytes (net.ipv4.tcp_mem)",
             Self::Client(Refusal::Ring) => "the client uses io_uring",

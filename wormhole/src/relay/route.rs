@@ -214,8 +214,12 @@ impl Counters {
 
     /// The byte counters as `list` shows them.
     pub fn bytes(&self) -> Bytes {
-        let relayed = Bytes { to_tail: self.to_tail.load(Relaxed), to_head: self.to_head.load(Relaxed) };
-        relayed + self.fast().direct
+        self.relayed() + self.fast().direct
+    }
+
+    /// Those that relay threads have moved.
+    pub fn relayed(&self) -> Bytes {
+        Bytes { to_tail: self.to_tail.load(Relaxed), to_head: self.to_head.load(Relaxed) }
     }
 }
 

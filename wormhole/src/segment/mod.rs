@@ -351,7 +351,7 @@ impl Segment {
             reason,
             created: self.created,
             connections: self.route.counters.connections(),
-            bytes: self.route.counters.bytes(),
+            bytes: self.route.counters.relayed() + direct,
             direct,
             injected,
             pairs,

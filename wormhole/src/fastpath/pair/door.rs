@@ -16,6 +16,7 @@ impl Link {
     /// # Errors
     /// The kernel's answer; the connection can be relayed all the same.
     pub fn announce(&self, tail: BorrowedFd<'_>) -> io::Result<()> {
+        self.pair.announced.store(self.hop + 1, Relaxed);
         self.keep(tail, Role::ToServer)
     }
 
@@ -28,7 +29,8 @@ impl Link {
     /// True when the application in `role`, at the other end of `fd`, is not enrolled yet and will be in a moment, for which it has
     /// been waited for so long.
     pub fn expects(&self, role: Role, fd: BorrowedFd<'_>, waited: Duration) -> bool {
-        let Some(peer) = self.pair.side(role).filter(|peer| self.reaches(role) && peer.door() != 0) else { return false };
+        let announced = role == Role::Server && self.reaches(role) && self.pair.announced.load(Relaxed) == self.hop + 1;
+        let Some(peer) = self.pair.side(role).filter(|_| announced) else { return false };
         if peer.enrolled() == 0 {
             return self.pair.fastpath.expects(fd, waited);
         }

@@ -6,7 +6,8 @@
 
 use super::gather::Debt;
 use super::pump::{Lane, Out, Pump, Ready, Turn, not_read};
-use rustix::fd::BorrowedFd;
+use crate::fastpath::Role;
+use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 use std::time::{Duration, Instant};
@@ -120,7 +121,7 @@ impl Queue {
     /// in no time; and it takes that back if there turns out to be no queue.
     pub fn passes_on(&mut self, bytes: u64, src: BorrowedFd<'_>, dst: BorrowedFd<'_>, lane: Lane<'_>) {
         match self.passage {
-            Passage::New if bytes >= UNSEEN && lane.link.passes_on(lane.to) => {
+            Passage::New if bytes >= UNSEEN && narrows(lane) => {
                 self.passage = Passage::Narrow;
                 // Not smaller than it is, for what is on its way would be dropped; the kernel shows twice what is set.
                 let now = sockopt::socket_recv_buffer_size(src).unwrap_or_default() / 2;
@@ -130,6 +131,8 @@ impl Queue {
                 self.passage = Passage::Final;
                 if !lane.link.hands_on(lane.to) {
                     size_buffers(src, WIDE, dst, WIDE);
+                    // The kernel clamps the window to what the buffer was, and leaves it there when that grows.
+                    unclamp(src);
                 }
             }
             _ => {}
@@ -354,7 +357,23 @@ impl Pump {
 fn size_buffers(src: BorrowedFd<'_>, receive: usize, dst: BorrowedFd<'_>, send: usize) {
     // Without the right to it (CAP_NET_ADMIN) more may wait there.
     let _ = sockopt::set_socket_recv_buffer_size_force(src, receive);
-    let _ = sockopt::set_socket_send_buffer_size(dst, send);
+    let _ = sockopt::set_socket_send_buffer_size_force(dst, send);
+}
+
+/// Whether what is handed on goes to a queue at the end of a chain: when the server has sent something it is known, before that it is
+/// assumed.
+fn narrows(lane: Lane<'_>) -> bool {
+    if lane.to == Role::Server { lane.link.passes_on(lane.to) } else { lane.link.hands_on(lane.to) }
+}
+
+/// Lets a socket offer as large a window as its buffer has room for.
+fn unclamp(socket: BorrowedFd<'_>) {
+    let most = libc::c_int::MAX >> 1;
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: a socket that lives over the call, and a number of the size that is said. Refused, the window stays as it is.
+    unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, (&raw const most).cast(), size);
+    }
 }
 
 /// Takes bytes that have been peeked at.
