@@ -1,4 +1,5 @@
-//! `cgroup/setsockopt` (Linux 5.3; with `bpf_setsockopt`, 5.15): refuses on enrolled sockets what redirected bytes cannot keep, so that libraries fall back.
+//! `cgroup/setsockopt` (Linux 5.3; with `bpf_setsockopt`, 5.15): refuses on enrolled sockets what redirected bytes cannot
+//! keep, so that libraries fall back.
 //!
 //! `TCP_ULP` (kTLS): the kernel would take redirected bytes for decrypted ones. `SO_ZEROCOPY`: completions never come.
 //!

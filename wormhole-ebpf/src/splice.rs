@@ -1,5 +1,5 @@
-//! `fentry/tcp_splice_read` (Linux 5.5; with what is kept with a socket, 5.11): splice(2) reads a TCP socket's own queue and does not see redirected bytes. An application that
-//! does it on an enrolled socket must be known before it waits for ever.
+//! `fentry/tcp_splice_read` (Linux 5.5; with what is kept with a socket, 5.11): splice(2) reads a TCP socket's own queue and
+//! does not see redirected bytes. An application that does it on an enrolled socket must be known before it waits for ever.
 //!
 //! That function is called through a table only. What it calls (`tcp_read_sock`) may be a copy inside of it, at whose
 //! entry nobody is told; Debian's 6.12 is built so.

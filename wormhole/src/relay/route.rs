@@ -212,12 +212,7 @@ impl Counters {
         }
     }
 
-    /// The byte counters as `list` shows them.
-    pub fn bytes(&self) -> Bytes {
-        self.relayed() + self.fast().direct
-    }
-
-    /// Those that relay threads have moved.
+    /// Payload bytes that relay threads have moved.
     pub fn relayed(&self) -> Bytes {
         Bytes { to_tail: self.to_tail.load(Relaxed), to_head: self.to_head.load(Relaxed) }
     }

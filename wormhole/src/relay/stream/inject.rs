@@ -5,9 +5,9 @@
 //! published, and only then taken from the socket and acknowledged.
 
 use super::gather::Debt;
+use super::passage::Passage;
 use super::pump::{Lane, Out, Pump, Ready, Turn, not_read};
-use crate::fastpath::Role;
-use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 use std::time::{Duration, Instant};
@@ -20,33 +20,16 @@ const LAST: Duration = Duration::from_millis(40);
 /// Receive buffer of a socket whose bytes are injected, in bytes: little is to be on its way when the sender goes direct.
 const WINDOW: usize = 128 * 1024;
 /// And when it will not go direct any more.
-const WIDE: usize = 4 * 1024 * 1024;
-
-/// Send and receive buffers between two segments of a chain.
-const PASSAGE: usize = 64 * 1024;
-
-/// After so many bytes it is known whether there is a queue at the end of a chain.
-const EXPECTED: u64 = 4 * 1024 * 1024;
+pub(super) const WIDE: usize = 4 * 1024 * 1024;
 
 /// Bytes that may be on their way through the other segments of a chain, to the queue at its end.
 const TRANSIT: u64 = 512 * 1024;
 
 /// Bytes that are put into a queue before anybody looks how full it is.
-const UNSEEN: u64 = 16 * 1024;
+pub(super) const UNSEEN: u64 = 16 * 1024;
 
 /// How often it is asked whether something is still on its way, before the relay turns to others.
 const ASKED: usize = 16;
-
-/// Buffers on the way to the next segment of a chain.
-#[derive(Clone, Copy, Debug)]
-enum Passage {
-    /// As the kernel made them.
-    New,
-    /// Small, until it is known what is at the end.
-    Narrow,
-    /// As they are to be.
-    Final,
-}
 
 /// What is known of a receiver's redirected queue. Nothing tells when its owner has read; one has to look.
 #[derive(Debug)]
@@ -61,7 +44,7 @@ pub struct Queue {
     /// The source's receive buffer was made small.
     narrowed: bool,
     /// What was done to the buffers on the way to the next segment of a chain.
-    passage: Passage,
+    pub(super) passage: Passage,
     /// The sender's socket is to be taken out of the map, and how soon to try that again.
     leaves: Option<Duration>,
     /// It was taken out.
@@ -84,7 +67,7 @@ impl Default for Queue {
             seen: None,
             pause: Duration::ZERO,
             narrowed: false,
-            passage: Passage::New,
+            passage: Passage::default(),
             leaves: None,
             alone: false,
             starved: false,
@@ -114,29 +97,6 @@ impl Queue {
     /// The kernel had no memory for more.
     pub fn overflows(&mut self) {
         (self.full, self.starved) = (Some(LATER), true);
-    }
-
-    /// Keeps the buffers between this segment and the next one of a chain small, by which bytes go while the queue at its end
-    /// is full: else each segment would hold as much again as may wait there. From the beginning on, for the kernel makes them large
-    /// in no time; and it takes that back if there turns out to be no queue.
-    pub fn passes_on(&mut self, bytes: u64, src: BorrowedFd<'_>, dst: BorrowedFd<'_>, lane: Lane<'_>) {
-        match self.passage {
-            Passage::New if bytes >= UNSEEN && narrows(lane) => {
-                self.passage = Passage::Narrow;
-                // Not smaller than it is, for what is on its way would be dropped; the kernel shows twice what is set.
-                let now = sockopt::socket_recv_buffer_size(src).unwrap_or_default() / 2;
-                size_buffers(src, now.max(PASSAGE), dst, PASSAGE);
-            }
-            Passage::Narrow if bytes >= EXPECTED => {
-                self.passage = Passage::Final;
-                if !lane.link.hands_on(lane.to) {
-                    size_buffers(src, WIDE, dst, WIDE);
-                    // The kernel clamps the window to what the buffer was, and leaves it there when that grows.
-                    unclamp(src);
-                }
-            }
-            _ => {}
-        }
     }
 
     /// True when bytes may be put there now.
@@ -351,28 +311,6 @@ impl Pump {
         self.queue.full = None;
         self.out = Out::Plain;
         true
-    }
-}
-
-fn size_buffers(src: BorrowedFd<'_>, receive: usize, dst: BorrowedFd<'_>, send: usize) {
-    // Without the right to it (CAP_NET_ADMIN) more may wait there.
-    let _ = sockopt::set_socket_recv_buffer_size_force(src, receive);
-    let _ = sockopt::set_socket_send_buffer_size_force(dst, send);
-}
-
-/// Whether what is handed on goes to a queue at the end of a chain: when the server has sent something it is known, before that it is
-/// assumed.
-fn narrows(lane: Lane<'_>) -> bool {
-    if lane.to == Role::Server { lane.link.passes_on(lane.to) } else { lane.link.hands_on(lane.to) }
-}
-
-/// Lets a socket offer as large a window as its buffer has room for.
-fn unclamp(socket: BorrowedFd<'_>) {
-    let most = libc::c_int::MAX >> 1;
-    let size = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: a socket that lives over the call, and a number of the size that is said. Refused, the window stays as it is.
-    unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, (&raw const most).cast(), size);
     }
 }
 

@@ -5,6 +5,7 @@ mod conn;
 mod gather;
 mod inject;
 mod listener;
+mod passage;
 mod pipes;
 mod pump;
 mod socket;

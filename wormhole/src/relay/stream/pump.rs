@@ -197,7 +197,7 @@ impl Pump {
                 return Turn::Again;
             }
             if let Some(lane) = lane.filter(|_| self.out == Out::Plain) {
-                self.queue.passes_on(self.bytes, src, dst, lane);
+                self.queue.passage.narrow(self.bytes, src, dst, lane);
             }
             if let Some(lane) = lane.filter(|lane| self.leads(*lane)) {
                 // It is empty, and takes more at once than may be on its way.

@@ -82,7 +82,7 @@ fn early_data_waits_for_a_tail_that_answers_late() {
     client.write_all(b"early").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     until("the relay has begun", || rig.route.counters.connections().total == 1);
-    assert_eq!(rig.route.counters.bytes().to_tail, 0);
+    assert_eq!(rig.route.counters.relayed().to_tail, 0);
     // The plug first; then the kernel hears the relay's next attempt.
     drop(accept(&deaf));
     let mut served = accept(&deaf);

@@ -21,7 +21,7 @@ fn an_answer_comes_after_the_client_has_ended() {
     rig.quiet();
     let counters = rig.route.counters.connections();
     assert_eq!((counters.total, counters.failed, counters.reset, counters.last_error), (1, 0, 0, None));
-    assert_eq!((rig.route.counters.bytes().to_tail, rig.route.counters.bytes().to_head), (8, 10));
+    assert_eq!((rig.route.counters.relayed().to_tail, rig.route.counters.relayed().to_head), (8, 10));
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn early_data_and_fin_before_the_tail_accepts() {
     let mut client = rig.connect();
     client.write_all(b"early").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    until("the relay has written it", || rig.route.counters.bytes().to_tail == 5);
+    until("the relay has written it", || rig.route.counters.relayed().to_tail == 5);
     let mut served = accept(&server);
     expect(&mut served, b"early");
     expect_end(&mut served);
@@ -68,9 +68,9 @@ fn a_clients_reset_is_the_servers_and_what_was_sent_before_arrives() {
     for size in [0, 1, 100_000] {
         let (mut client, mut served) = rig.pair(&server);
         let sent = Random(size as u64).bytes(size);
-        let before = rig.route.counters.bytes().to_tail;
+        let before = rig.route.counters.relayed().to_tail;
         client.write_all(&sent).unwrap();
-        until("all has passed", || rig.route.counters.bytes().to_tail == before + size as u64);
+        until("all has passed", || rig.route.counters.relayed().to_tail == before + size as u64);
         reset(client);
         rig.quiet();
         expect(&mut served, &sent);
@@ -86,9 +86,9 @@ fn a_servers_reset_is_the_clients_and_what_was_sent_before_arrives() {
     for size in [0, 1, 100_000] {
         let (mut client, mut served) = rig.pair(&server);
         let sent = Random(size as u64).bytes(size);
-        let before = rig.route.counters.bytes().to_head;
+        let before = rig.route.counters.relayed().to_head;
         served.write_all(&sent).unwrap();
-        until("all has passed", || rig.route.counters.bytes().to_head == before + size as u64);
+        until("all has passed", || rig.route.counters.relayed().to_head == before + size as u64);
         reset(served);
         rig.quiet();
         expect(&mut client, &sent);

@@ -9,7 +9,7 @@ pub(super) fn fill(stream: &TcpStream, rig: &Rig) -> u64 {
     let mut stream = stream;
     let block = vec![7; 65_536];
     let mut written: u64 = 0;
-    let mut since = (Instant::now(), 0, rig.route.counters.bytes());
+    let mut since = (Instant::now(), 0, rig.route.counters.relayed());
     let most: u64 = 256 << 20;
     loop {
         match stream.write(&block) {
@@ -18,7 +18,7 @@ pub(super) fn fill(stream: &TcpStream, rig: &Rig) -> u64 {
             Err(e) => panic!("{e}"),
         }
         assert!(written < most, "{written} bytes taken in front of a reader that stopped");
-        let bytes = rig.route.counters.bytes();
+        let bytes = rig.route.counters.relayed();
         let same = bytes.to_tail == since.2.to_tail && bytes.to_head == since.2.to_head && written == since.1;
         if !same {
             since = (Instant::now(), written, bytes);
@@ -62,11 +62,11 @@ fn a_reader_that_stopped_stops_the_sender_and_then_gets_everything() {
     // kernel doubles what one asks for) and at most one chunk of ours.
     let bound = 2 * 2 * BUFFER as u64 + 256 * 1024;
     let up = fill(&client, &rig);
-    let kept = up - rig.route.counters.bytes().to_tail;
+    let kept = up - rig.route.counters.relayed().to_tail;
     assert!(kept <= bound, "{kept} bytes kept of {up}, allowed {bound}");
     // The relay's socket to the tail has a receive buffer of the kernel's choice.
     let down = fill(&served, &rig);
-    assert!(rig.route.counters.bytes().to_head > 0);
+    assert!(rig.route.counters.relayed().to_head > 0);
 
     client.shutdown(Shutdown::Write).unwrap();
     served.shutdown(Shutdown::Write).unwrap();
@@ -74,7 +74,7 @@ fn a_reader_that_stopped_stops_the_sender_and_then_gets_everything() {
     assert_eq!(drain(served), up);
     assert_eq!(reader.join().unwrap(), down);
     rig.quiet();
-    assert_eq!((rig.route.counters.bytes().to_tail, rig.route.counters.bytes().to_head), (up, down));
+    assert_eq!((rig.route.counters.relayed().to_tail, rig.route.counters.relayed().to_head), (up, down));
     assert_eq!(rig.route.counters.connections().reset, 0);
 }
 
@@ -117,7 +117,7 @@ fn sixty_four_mebibytes_both_ways_at_once() {
         scope.spawn(move || receive(served, 1, TOTAL));
     });
     rig.quiet();
-    assert_eq!((rig.route.counters.bytes().to_tail, rig.route.counters.bytes().to_head), (TOTAL as u64, TOTAL as u64));
+    assert_eq!((rig.route.counters.relayed().to_tail, rig.route.counters.relayed().to_head), (TOTAL as u64, TOTAL as u64));
 }
 
 /// What one random connection does; both ends draw it from the same seed.
@@ -222,7 +222,7 @@ fn two_hundred_random_connections_byte_for_byte() {
         up += plan.up.len() as u64 + 8;
         down += plan.down.len() as u64;
     }
-    assert_eq!((rig.route.counters.bytes().to_tail, rig.route.counters.bytes().to_head), (up, down));
+    assert_eq!((rig.route.counters.relayed().to_tail, rig.route.counters.relayed().to_head), (up, down));
     let counters = rig.route.counters.connections();
     assert_eq!((counters.total, counters.failed, counters.reset), (CONNECTIONS, 0, 0));
 }

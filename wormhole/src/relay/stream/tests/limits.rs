@@ -128,7 +128,7 @@ fn connections_are_listed() {
     let (mut client, mut served) = rig.pair(&server);
     client.write_all(b"12345").unwrap();
     expect(&mut served, b"12345");
-    until("it is counted", || rig.route.counters.bytes().to_tail == 5);
+    until("it is counted", || rig.route.counters.relayed().to_tail == 5);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let views = runtime.block_on(rig.engine.connections(&rig.route));
     let [view] = views.as_slice() else { panic!("{views:?}") };

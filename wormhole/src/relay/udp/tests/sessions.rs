@@ -14,7 +14,7 @@ fn echo_counts_and_shows_the_session() {
     let [view] = views.as_slice() else { panic!("{views:?}") };
     assert_eq!(view.client, client.local_addr().unwrap().to_string());
     assert_eq!((view.tail.as_str(), view.path.as_str()), (echo.addr.to_string().as_str(), "relay"));
-    assert_eq!(view.bytes, route.counters.bytes());
+    assert_eq!(view.bytes, route.counters.relayed());
     assert!(view.bytes.to_tail >= 10 && view.bytes.to_head >= 10, "{:?}", view.bytes);
     let connections = route.counters.connections();
     assert_eq!((connections.open, connections.total, connections.failed), (1, 1, 0));

@@ -56,7 +56,7 @@ fn a_flood_on_one_head_starves_no_other() {
                 let _ = client.send(&[0; 1400]);
             }
         });
-        until("the flood runs", || busy.counters.bytes().to_tail > 100_000);
+        until("the flood runs", || busy.counters.relayed().to_tail > 100_000);
         let client = client(addr);
         for number in 0..50u8 {
             ask(&client, &[number; 100]);
