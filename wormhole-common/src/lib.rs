@@ -13,6 +13,8 @@ pub const VERSION_SECTION: &str = "wormhole.version";
 /// ```text
 /// client C ──TCP──> A   wormholed   B ──TCP──> S server
 /// ```
+///
+/// A and B are wormholed's and stay out of the maps; what it puts into the queues of C and S it sends on a door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Role {
@@ -20,10 +22,8 @@ pub enum Role {
     Client = 0,
     /// S: an application's socket that accepted at a tail.
     Server = 1,
-    /// A: wormholed's socket whose sends are put into C's queue.
-    ToClient = 2,
-    /// B: wormholed's socket whose sends are put into S's queue.
-    ToServer = 3,
+    /// A socket of wormholed's, one for each relay thread, whose sends are put where its [`Door`] says.
+    Door = 2,
 }
 
 impl Role {
@@ -39,6 +39,39 @@ impl Role {
 pub const fn socket_key(slot: u32, generation: u32, role: u32) -> u64 {
     ((generation as u64) << 32) | ((slot as u64) << 2) | role as u64
 }
+
+/// What a relay thread tells the programs: before it connects to a tail, whose connection that carries on; and before it sends on
+/// its door, into whose queue that goes. In memory that userspace has mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Door {
+    /// One of the `DOOR_` constants. Userspace, and the program that has done what it says.
+    pub errand: u32,
+    /// The connection's slot. Userspace.
+    pub slot: u32,
+    /// The slot's generation. Userspace.
+    pub generation: u32,
+    /// Whose queue, as a [`Role`]. Userspace.
+    pub role: u32,
+    /// How many segments of a chain come before the one that connects. Userspace.
+    pub hop: u32,
+    /// Zero.
+    pub pad: u32,
+    /// The key of the token that was left for whoever accepts the connection. Program.
+    pub tuple: Tuple,
+}
+
+/// The thread does nothing that concerns the programs.
+pub const DOOR_IDLE: u32 = 0;
+/// It connects to a tail.
+pub const DOOR_CONNECTS: u32 = 1;
+/// It does, and a token was left.
+pub const DOOR_ANNOUNCED: u32 = 2;
+/// It puts bytes into a queue.
+pub const DOOR_INJECTS: u32 = 3;
+
+/// Most relay threads that have a door.
+pub const DOORS: u32 = 1024;
 
 /// Most slots that [`socket_key`] can tell apart.
 pub const MAX_SLOTS: u32 = 1 << 30;
@@ -175,7 +208,7 @@ pub struct SlotSide {
     pub sock: u64,
     /// Bytes that this side sent straight into the other's queue. Program.
     pub direct_bytes: u64,
-    /// Address of wormholed's socket that puts bytes into this side's queue. Program.
+    /// Address of the door by which bytes were last put into this side's queue. Program.
     pub door: u64,
     /// Bytes of this side that userspace has put into the other's queue, published after the send. Userspace.
     pub injected: u64,
@@ -300,11 +333,11 @@ mod tests {
 
     #[test]
     fn no_two_sockets_share_a_key() {
-        let mut keys = [0u64; 16];
+        let mut keys = [0u64; 8];
         let mut at = 0;
         for slot in [0, MAX_SLOTS - 1] {
             for generation in [0, u32::MAX] {
-                for role in 0..4 {
+                for role in [Role::Client, Role::Server].map(|role| role as u32) {
                     keys[at] = socket_key(slot, generation, role);
                     at += 1;
                 }
@@ -320,6 +353,7 @@ mod tests {
         assert_eq!(size_of::<Tuple>(), 8 + 16 + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<HeadAddr>(), 8 + 4 + 4 + 16);
         assert_eq!(size_of::<Slot>(), 128);
-        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 16 * 4 + 8 + 4 * 4 + 2 * 8 + 2 * 4 + 8 + 4 * 4 + 8 + size_of::<Tuple>());
+        assert_eq!(size_of::<Door>(), 128);
+        assert_eq!(size_of::<Member>(), 4 * 4 + 8 + 10 * 4 + 2 * 8 + 8 + 6 * 4 + 8 + 4 * 4 + 3 * 8 + size_of::<Tuple>());
     }
 }

@@ -6,7 +6,7 @@ use crate::Tuple;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Member {
-    /// The connection's slot.
+    /// The connection's slot; for [`Role::Door`](crate::Role::Door) the index of its [`Door`](crate::Door).
     pub slot: u32,
     /// The slot's generation.
     pub generation: u32,
@@ -40,10 +40,6 @@ pub struct Member {
     pub room: Patience,
     /// How it waits for a receiver that is just reading.
     pub turn: Patience,
-    /// For [`Role::ToServer`](crate::Role::ToServer): how many segments of a chain come before this one.
-    pub hop: u32,
-    /// One of the `HOLD_` constants.
-    pub hold: u32,
     /// The task that sends.
     pub sender: u64,
     /// How many messages it has sent in a row; [`SHARED`] once others send too.
@@ -66,8 +62,8 @@ pub struct Member {
     pub pauses: u32,
     /// Likewise: how often something came from the other side before a message.
     pub answers: u32,
-    /// Zero.
-    pub gap: u32,
+    /// One of the `HOLD_` constants.
+    pub hold: u32,
     /// Bytes that had come from the other side when it last sent.
     pub heard: u64,
     /// When it began: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
@@ -117,7 +113,7 @@ pub const SHARED: u32 = u32::MAX;
 
 /// The connection is being set up.
 pub const MEMBER_NEW: u32 = 0;
-/// In the map of sockets, or, for B, about to connect.
+/// In a map of sockets.
 pub const MEMBER_ENROLLED: u32 = 1;
 /// Not enrolled; only its token is to be cleaned up.
 pub const MEMBER_REFUSED: u32 = 2;

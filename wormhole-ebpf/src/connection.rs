@@ -6,9 +6,10 @@
 use crate::atomic::{fetch_add, replace};
 use crate::gather::take_nagle_back;
 use crate::hold::acknowledged;
-use crate::kernel::{backlog, executable, is_closing, is_drained, uses_ring, write_seq};
+use crate::kernel::{backlog, executable, is_closing, is_drained, process, uses_ring, write_seq};
 use crate::maps::{
-    WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SOCKS, WH_TUPLES, count, is_application, make_member, member, side, sides, slot,
+    WH_EXES, WH_FREE, WH_HEADS, WH_PORTS, WH_SELF, WH_SOCKS, WH_THREADS, WH_TUPLES, count, door_of, is_application, make_member,
+    member, side, sides, slot,
 };
 use crate::memory::learn;
 use crate::room::widen;
@@ -27,7 +28,7 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{
-    Count, EXE_NEVER, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member,
+    Count, DOOR_ANNOUNCED, DOOR_CONNECTS, Door, EXE_NEVER, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member,
     Refusal, Role, SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
 };
 
@@ -67,11 +68,6 @@ fn connecting(ctx: &SockOpsContext) {
     (tuple.remote, tuple.remote_port) = local(ctx);
     (tuple.local, tuple.local_port) = remote(ctx);
     if let Some(me) = member(sk) {
-        if me.role == Role::ToServer as u32 {
-            me.tuple = tuple;
-            announce(ctx, sk, me);
-            return;
-        }
         // A socket that is connected for the second time: what was redirected to it before is no part of this connection.
         if me.sock != 0 {
             take_out(me);
@@ -79,7 +75,12 @@ fn connecting(ctx: &SockOpsContext) {
         take_nagle_back(ctx, me);
         *me = Member { role: Role::Client as u32, state: MEMBER_REFUSED, tuple, ..Member::default() };
     }
-    let Some(head) = head_of(&tuple) else { return };
+    let head = head_of(&tuple);
+    if let Some(door) = door() {
+        announce(door, &tuple, head);
+        return;
+    }
+    let Some(head) = head else { return };
     if head & HEAD_OFF != 0 {
         return;
     }
@@ -114,27 +115,38 @@ fn is_kept_off(head: u32) -> bool {
     }
 }
 
-/// wormholed connects to a tail: whoever accepts there is the server, or the next segment of a chain.
+/// What wormholed says of the connection, if it is a relay thread of its that connects, and says anything.
 #[inline(always)]
-fn announce(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member) {
-    let Some(slot) = slot(me.slot) else { return };
-    let [_, server] = &mut slot.sides;
-    if server.generation != me.generation {
-        return;
+fn door<'a>() -> Option<&'a mut Door> {
+    // SAFETY: no arguments; an address as a number.
+    let task = unsafe { bpf_get_current_task() };
+    let process = process(task);
+    // A stranger is told by his process, without a look-up.
+    if process == 0 || WH_SELF.get(0).copied() != Some(process) {
+        return None;
     }
-    let head = head_of(&me.tuple);
+    // SAFETY: a value that only its own thread changes.
+    let door = door_of(unsafe { WH_THREADS.get(&task) }.copied()?)?;
+    (door.errand == DOOR_CONNECTS).then_some(door)
+}
+
+/// wormholed connects to a tail: whoever accepts there is the server, or the next segment of a chain. If nobody does, wormholed
+/// takes the token back.
+#[inline(always)]
+fn announce(door: &mut Door, tuple: &Tuple, head: Option<u32>) {
     if head.is_some_and(|head| head & HEAD_OFF != 0) {
         return;
     }
-    watch(ctx);
-    let (kind, hops) = if head.is_some() { (TOKEN_LINK, me.hop + 1) } else { (TOKEN_SERVER, me.hop) };
+    let Some(server) = side(door.slot, door.generation, Role::Server as u32) else { return };
+    // The last one of a chain has the last word: it is the one that leads to the server.
+    let (kind, hops) = if head.is_some() { (TOKEN_LINK, door.hop + 1) } else { (TOKEN_SERVER, door.hop) };
     server.hops = hops;
-    // The last one of a chain stays: it is the one that leads to the server.
-    // SAFETY: the helper gives null or the same socket.
-    server.door = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
-    let token = Token { slot: me.slot, generation: me.generation, kind, detail: hops };
+    let token = Token { slot: door.slot, generation: door.generation, kind, detail: hops };
     // One that cannot be left: the other end is not found, and the connection is relayed.
-    let _ = WH_TUPLES.insert(&me.tuple, &token, BPF_ANY.into());
+    if WH_TUPLES.insert(tuple, &token, BPF_ANY.into()).is_ok() {
+        door.tuple = *tuple;
+        door.errand = DOOR_ANNOUNCED;
+    }
 }
 
 /// The head that a connection leads to.
@@ -211,16 +223,10 @@ fn accepted(ctx: &SockOpsContext) {
     // SAFETY: nobody changes a value of this map in place.
     let Some(token) = (unsafe { WH_TUPLES.get(&tuple) }).copied() else { return };
     let sk = socket(ctx);
-    if sk.is_null() {
+    // Whoever removes the token has claimed it: wormholed does when it waits no longer, and hands the first bytes on by TCP.
+    if sk.is_null() || token.kind != TOKEN_SERVER || WH_TUPLES.remove(&tuple).is_err() {
         return;
     }
-    if token.kind == TOKEN_CLIENT {
-        meet(sk, &token);
-    }
-    if token.kind != TOKEN_SERVER {
-        return;
-    }
-    let _ = WH_TUPLES.remove(&tuple);
     if is_mptcp(sk) {
         count(Count::Mptcp);
         return;
@@ -240,14 +246,6 @@ fn accepted(ctx: &SockOpsContext) {
         me.state = MEMBER_REFUSED;
         count(Count::NoRoom);
     }
-}
-
-/// wormholed's end of an enrolled client's connection: what it sends may be put into the client's queue.
-#[inline(always)]
-fn meet(sk: *mut c_void, token: &Token) {
-    let Some(client) = side(token.slot, token.generation, Role::Client as u32) else { return };
-    // SAFETY: the helper gives null or the same socket.
-    client.door = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
 }
 
 /// Puts the socket into the map, and says so in the slot.
@@ -285,13 +283,16 @@ fn enrol(ctx: &SockOpsContext, sk: *mut c_void, me: &mut Member, side: &mut Slot
 
 #[inline(always)]
 fn state_changed(ctx: &SockOpsContext) {
+    let new = ctx.arg(1);
+    if !matches!(new, BPF_TCP_FIN_WAIT1 | BPF_TCP_LAST_ACK | BPF_TCP_CLOSE) {
+        return;
+    }
     let sk = socket(ctx);
     if sk.is_null() {
         return;
     }
     let Some(me) = member(sk) else { return };
-    let new = ctx.arg(1);
-    if is_application(me) && matches!(new, BPF_TCP_FIN_WAIT1 | BPF_TCP_LAST_ACK) {
+    if is_application(me) && new != BPF_TCP_CLOSE {
         note_unread(me);
         if new == BPF_TCP_FIN_WAIT1 {
             leave(me);

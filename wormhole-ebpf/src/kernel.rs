@@ -231,10 +231,16 @@ pub fn is_closing(sock: u64) -> bool {
     psock == 0 || read::<u64>(psock, &OFF_STATE).is_some_and(|state| state & OPEN == 0)
 }
 
+/// What tells the process of a task from others, as long as it lives; 0 when it cannot be told.
+#[inline(always)]
+pub fn process(task: u64) -> u64 {
+    read(task, &OFF_SIGNAL).unwrap_or_default()
+}
+
 /// True when this task is the only one of its process.
 #[inline(always)]
 pub fn is_single(task: u64) -> bool {
-    read::<u64>(task, &OFF_SIGNAL).and_then(|signal| read::<u32>(signal, &OFF_THREADS)) == Some(1)
+    read::<u32>(process(task), &OFF_THREADS) == Some(1)
 }
 
 /// True when this task uses io_uring, or does its work. Its sends with MSG_WAITALL must not come to a socket in the map: one

@@ -9,11 +9,27 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, Queue, RingBuf, SockHash};
 use core::ffi::c_void;
 use core::ptr;
-use wormhole_common::{COUNTS, Count, ExeName, HeadAddr, HeadPort, MEMBER_ENROLLED, Member, Role, Slot, SlotSide, Token, Tuple};
+use wormhole_common::{COUNTS, Count, DOORS, Door, ExeName, HeadAddr, HeadPort, MEMBER_ENROLLED, Member, Role, Slot, SlotSide, Token, Tuple};
 
-/// All enrolled sockets, and those of wormholed that put bytes into their queues. The message program is attached here.
+/// All enrolled sockets. The program that sees their messages is attached here.
 #[map]
-pub static WH_SOCKS: SockHash<u64> = SockHash::with_max_entries(4 * 65_536, 0);
+pub static WH_SOCKS: SockHash<u64> = SockHash::with_max_entries(2 * 65_536, 0);
+
+/// The sockets of wormholed that put bytes into their queues. Another program is attached here.
+#[map]
+pub static WH_DOOR_SOCKS: SockHash<u32> = SockHash::with_max_entries(DOORS, 0);
+
+/// What each of them is for.
+#[map]
+pub static WH_DOORS: Array<Door> = Array::with_max_entries(DOORS, BPF_F_MMAPABLE);
+
+/// Which of them a relay thread has: by the address of its task.
+#[map]
+pub static WH_THREADS: HashMap<u64, u32> = HashMap::with_max_entries(DOORS, 0);
+
+/// wormholed's process, as [`process`](crate::kernel::process) knows it.
+#[map]
+pub static WH_SELF: Array<u64> = Array::with_max_entries(1, 0);
 
 /// What is kept with a socket.
 #[btf_map]
@@ -59,7 +75,7 @@ pub fn member<'a>(sk: *mut c_void) -> Option<&'a mut Member> {
     unsafe { bpf_sk_storage_get(storage(), sk, ptr::null_mut(), 0).cast::<Member>().as_mut() }
 }
 
-/// True for an application's socket that is enrolled; wormholed's own ones are members, too.
+/// True for an application's socket that is enrolled; wormholed's doors are members, too.
 #[inline(always)]
 pub fn is_application(me: &Member) -> bool {
     me.state == MEMBER_ENROLLED && me.role <= Role::Server as u32
@@ -83,6 +99,13 @@ fn storage() -> *mut c_void {
 pub fn slot<'a>(index: u32) -> Option<&'a mut Slot> {
     // SAFETY: the map hands out a pointer to the whole element, which lives as long as the program's map.
     WH_SLOTS.get_ptr_mut(index).and_then(|slot| unsafe { slot.as_mut() })
+}
+
+/// What a relay thread is at.
+#[inline(always)]
+pub fn door_of<'a>(index: u32) -> Option<&'a mut Door> {
+    // SAFETY: as in `slot`.
+    WH_DOORS.get_ptr_mut(index).and_then(|door| unsafe { door.as_mut() })
 }
 
 /// The application's end that `role` names, while the slot is still in this use.

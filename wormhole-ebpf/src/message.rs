@@ -18,7 +18,7 @@
 use crate::atomic::fetch_add;
 use crate::gather::{is_gathered, note};
 use crate::kernel::{has_ring, is_drained, is_owned, is_single, works_for_ring, write_seq};
-use crate::maps::{WH_SOCKS, count, member, slot};
+use crate::maps::{WH_SOCKS, count, door_of, member, side, slot};
 use crate::memory::is_short;
 use crate::room::{WAIT_NS, has_room, makes_room, takes_room};
 use crate::wait::{wait_patiently, wait_until};
@@ -27,9 +27,12 @@ use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_smp_processor_i
 use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use core::ptr;
-use wormhole_common::{Count, HOLD_SHORT, LEFT, Member, OFF_RING, Role, SEVERAL, SHARED, STREAK, SlotSide, socket_key};
+use wormhole_common::{
+    Count, DOOR_INJECTS, Door, HOLD_SHORT, LEFT, Member, OFF_RING, Role, SEVERAL, SHARED, STREAK, SlotSide, socket_key,
+};
 
 const PASS: u32 = 1;
+const DROP: u32 = 0;
 
 /// So often another task may begin to send before they are taken for several that send at a time.
 const CHANGES: u32 = 4;
@@ -48,10 +51,32 @@ pub fn wh_msg(ctx: SkMsgContext) -> u32 {
     let [client, server] = &mut slot.sides;
     match me.role {
         role if role == Role::Client as u32 => send(&ctx, me, client, server),
-        role if role == Role::Server as u32 => send(&ctx, me, server, client),
-        role if role == Role::ToClient as u32 => inject(&ctx, me, client),
-        _ => inject(&ctx, me, server),
+        _ => send(&ctx, me, server, client),
     }
+}
+
+/// Bytes that wormholed read from one application and puts into the queue of the other. It is told whether they are there
+/// (EACCES: they are not, and then they go by TCP), and takes the socket out of its map and back after that: the kernel keeps the
+/// verdict, and would answer so for ever (`psock->eval`, `tcp_bpf_send_verdict` in net/ipv4/tcp_bpf.c).
+#[sk_msg]
+pub fn wh_inject(ctx: SkMsgContext) -> u32 {
+    // SAFETY: the context is the kernel's; this field is the sending socket.
+    let sk = unsafe { (*ctx.msg).__bindgen_anon_3.sk };
+    if sk.is_null() {
+        return DROP;
+    }
+    let Some(door) = member(sk.cast()).and_then(|me| door_of(me.slot)) else { return DROP };
+    let Door { errand, slot, generation, role, .. } = *door;
+    if errand != DOOR_INJECTS {
+        return DROP;
+    }
+    let Some(peer) = side(slot, generation, role) else { return DROP };
+    // Whoever uses splice(2) sees what comes by TCP only. But not past what waits there already: that reader will be reset.
+    if peer.enrolled == 0 || (peer.spliced != 0 && is_drained(peer.sock)) {
+        return DROP;
+    }
+    peer.door = sk as u64;
+    if redirect(&ctx, peer, socket_key(slot, generation, role)) { PASS } else { DROP }
 }
 
 /// A message of an application.
@@ -193,19 +218,4 @@ fn redirect(ctx: &SkMsgContext, peer: &mut SlotSide, key: u64) -> bool {
     }
     count(Count::Gone);
     false
-}
-
-/// Bytes that wormholed read from one application and puts into the queue of the other, whose side is `peer`.
-#[inline(always)]
-fn inject(ctx: &SkMsgContext, me: &Member, peer: &mut SlotSide) -> u32 {
-    if peer.generation != me.generation || peer.enrolled == 0 {
-        return PASS;
-    }
-    // Whoever uses splice(2) sees what comes by TCP only. But not past what waits there already: that reader will be reset.
-    if peer.spliced != 0 && is_drained(peer.sock) {
-        return PASS;
-    }
-    // By TCP when the receiver has closed: its kernel answers with a reset then, as it should.
-    redirect(ctx, peer, socket_key(me.slot, me.generation, me.role & 1));
-    PASS
 }

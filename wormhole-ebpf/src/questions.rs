@@ -1,11 +1,11 @@
 //! What wormholed asks: programs that are never attached, only run (`BPF_PROG_TEST_RUN` of a raw tracepoint, Linux 5.10).
 //! The answer is the return value. Not by aya's `#[raw_tracepoint]`, whose programs always return 0.
 
-use crate::kernel::{backlog, inode, is_drained, is_left_alone};
-use crate::maps::{is_settled, slot};
+use crate::kernel::{backlog, inode, is_drained, is_left_alone, process};
+use crate::maps::{WH_SELF, WH_THREADS, is_settled, slot};
 use crate::memory::is_short;
 use crate::room::endurance;
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_ktime_get_ns};
 use core::ffi::c_void;
 use wormhole_common::{ASK_COMING, ASK_ENDURANCE, ASK_INODE, QUESTION_WORDS, Role, SlotSide};
 
@@ -82,4 +82,26 @@ pub unsafe extern "C" fn wh_reader(ctx: *mut c_void) -> u32 {
         Some((mine, _)) if !is_drained(mine.sock) => backlog(mine.sock).clamp(1, u32::MAX.into()) as u32,
         _ => 0,
     }
+}
+
+/// A relay thread says that a door is its, or that none is any more.
+///
+/// # Safety
+/// The context is two words: the index of the door, and 1 or 0.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub unsafe extern "C" fn wh_thread(ctx: *mut c_void) -> u32 {
+    // SAFETY: the caller's promise.
+    let (index, comes) = unsafe { (*ctx.cast::<u64>() as u32, *ctx.cast::<u64>().add(1)) };
+    // SAFETY: no arguments; an address as a number.
+    let task = unsafe { bpf_get_current_task() };
+    if comes == 0 {
+        // What is not there any more is gone as it should be.
+        let _ = WH_THREADS.remove(&task);
+        return 1;
+    }
+    let Some(own) = WH_SELF.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a value of the map; all threads write the same.
+    unsafe { *own = process(task) };
+    u32::from(WH_THREADS.insert(&task, &index, 0).is_ok())
 }

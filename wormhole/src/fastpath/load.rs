@@ -1,11 +1,13 @@
 //! Loading and attaching. Everything is attached by a link, or to a map of ours, so that nothing outlives the process.
 
 use super::btf::{Btf, BtfError};
+use super::doors::Doors;
 use super::late::Late;
+use super::mapped::Mapped;
 use super::slots::Slots;
 use super::sys::{Plain, Question, Table};
 use super::{EmbeddedError, Fastpath, Totals, inspect_embedded};
-use aya::maps::{Map, MapData, RingBuf};
+use aya::maps::{Map, MapData, RingBuf, SockHash};
 use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockopt, FEntry, RawTracePoint, SkMsg, SockOps};
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader, VerifierLogLevel};
 use rustix::fd::{AsFd, OwnedFd};
@@ -16,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
-use wormhole_common::{MAX_SLOTS, NO_FIELD, SOCKET_SK};
+use wormhole_common::{DOORS, MAX_SLOTS, NO_FIELD, SOCKET_SK};
 
 /// Why there is no fast path.
 #[derive(Debug, thiserror::Error)]
@@ -98,11 +100,13 @@ pub struct Tuning {
     pub limit: u64,
     /// Small messages a second from which on they are gathered; 0: never.
     pub gather: u32,
+    /// Relay threads.
+    pub threads: usize,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { max_pairs: 65_536, limit: 4 << 20, gather: 100_000 }
+        Self { max_pairs: 65_536, limit: 4 << 20, gather: 100_000, threads: 1 }
     }
 }
 
@@ -203,7 +207,7 @@ impl Fastpath {
             .map_max_entries("WH_SLOTS", max)
             .map_max_entries("WH_FREE", max)
             .map_max_entries("WH_TUPLES", max.saturating_mul(2))
-            .map_max_entries("WH_SOCKS", max.saturating_mul(4));
+            .map_max_entries("WH_SOCKS", max.saturating_mul(2));
         let mut ebpf = loader.load(object.bytes)?;
         let blind = attach(&mut ebpf)?;
         // SAFETY: the types are those that the object's maps are declared with.
@@ -211,6 +215,12 @@ impl Fastpath {
             Self {
                 sockets: table(&mut ebpf, "WH_SOCKS")?,
                 members: table(&mut ebpf, "WH_MEMBER")?,
+                doors: {
+                    let cells = Mapped::new(fd_of(&mut ebpf, "WH_DOORS")?, DOORS);
+                    let cells = cells.map_err(|source| LoadError::Map { name: "WH_DOORS", source })?;
+                    Doors::new(cells, table(&mut ebpf, "WH_DOOR_SOCKS")?)
+                },
+                thread: question(&mut ebpf, "wh_thread")?,
                 tuples: table(&mut ebpf, "WH_TUPLES")?,
                 ports: table(&mut ebpf, "WH_PORTS")?,
                 heads: table(&mut ebpf, "WH_HEADS")?,
@@ -240,6 +250,9 @@ impl Fastpath {
         for slot in 0..max {
             fastpath.free.push(slot).map_err(|source| LoadError::Map { name: "WH_FREE", source })?;
         }
+        // And one for the self-test.
+        let doors = u32::try_from(tuning.threads).unwrap_or(DOORS).saturating_add(1).min(DOORS);
+        fastpath.make_doors(doors).map_err(|source| LoadError::Map { name: "WH_DOOR_SOCKS", source })?;
         Ok(Arc::new(fastpath))
     }
 }
@@ -250,16 +263,11 @@ fn attach(ebpf: &mut Ebpf) -> Result<Option<String>, LoadError> {
     let failed = |name| move |source| LoadError::Program { name, source };
     let blind = watch_kernel(ebpf).err().map(|error| error.to_string());
 
-    let name = "wh_msg";
-    let map = ebpf.map("WH_SOCKS").ok_or(LoadError::Lacks("WH_SOCKS"))?;
-    let map = aya::maps::SockHash::<_, u64>::try_from(map).map_err(|_| LoadError::Lacks("WH_SOCKS"))?;
-    let map = map.fd().try_clone().map_err(|source| LoadError::Map { name: "WH_SOCKS", source })?;
-    let program: &mut SkMsg = program(ebpf, name)?;
-    program.load().map_err(failed(name))?;
-    program.attach(&map).map_err(failed(name))?;
+    watch_sockets::<u64>(ebpf, "wh_msg", "WH_SOCKS")?;
+    watch_sockets::<u32>(ebpf, "wh_inject", "WH_DOOR_SOCKS")?;
 
     let name = "wh_setsockopt";
-    let program: &mut CgroupSockopt = self::program(ebpf, name)?;
+    let program: &mut CgroupSockopt = program(ebpf, name)?;
     program.load().map_err(failed(name))?;
     program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
 
@@ -274,6 +282,17 @@ fn attach(ebpf: &mut Ebpf) -> Result<Option<String>, LoadError> {
     program.load().map_err(failed(name))?;
     program.attach(&cgroup, CgroupAttachMode::Single).map_err(failed(name))?;
     Ok(blind)
+}
+
+/// Attaches a program that sees what the sockets of a map send.
+fn watch_sockets<K: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, of: &'static str) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Program { name, source };
+    let map = ebpf.map(of).ok_or(LoadError::Lacks(of))?;
+    let map = SockHash::<_, K>::try_from(map).map_err(|_| LoadError::Lacks(of))?;
+    let map = map.fd().try_clone().map_err(|source| LoadError::Map { name: of, source })?;
+    let program: &mut SkMsg = program(ebpf, name)?;
+    program.load().map_err(failed)?;
+    program.attach(&map).map(drop).map_err(failed)
 }
 
 /// Loaded and never attached: it is run when somebody wants to know.

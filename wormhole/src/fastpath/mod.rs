@@ -11,11 +11,13 @@
 //! self-test.
 
 mod btf;
+mod doors;
 mod embedded;
 mod events;
 mod heads;
 mod late;
 mod load;
+mod mapped;
 mod owners;
 mod pair;
 mod selftest;
@@ -24,6 +26,7 @@ mod sys;
 mod watchdog;
 mod why;
 
+pub use doors::{Announced, Door, Stop};
 pub use embedded::{Embedded, EmbeddedError, inspect_embedded};
 pub use events::{Spliced, Splices};
 pub use heads::{Gate, HeadGuard};
@@ -35,6 +38,7 @@ pub use watchdog::Watchdog;
 pub use why::Why;
 
 use crate::model::Bytes;
+use doors::Doors;
 use late::Late;
 use load::Programs;
 use slots::Slots;
@@ -56,10 +60,13 @@ pub const WORMHOLED: &str = "wormholed";
 pub struct Fastpath {
     /// Links and programs, for as long as this lives.
     programs: Programs,
-    /// Application sockets and our own, by [`wormhole_common::socket_key`].
+    /// Applications' sockets, by [`wormhole_common::socket_key`].
     sockets: Table<u64, u32>,
     /// What is kept with our own sockets.
     members: Table<u32, Member>,
+    doors: Doors,
+    /// Tells the programs which door is a thread's.
+    thread: Question,
     tuples: Table<Tuple, Token>,
     ports: Table<HeadPort, u32>,
     heads: Table<HeadAddr, u32>,

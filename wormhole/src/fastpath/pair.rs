@@ -1,9 +1,9 @@
 //! A connection whose ends are both on this machine, and the place of one segment in it.
 
-mod door;
+mod way;
 
 use super::slots::Side;
-use super::{Fastpath, Why};
+use super::{Door, Fastpath, Why};
 use crate::model::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -54,6 +54,15 @@ impl Pair {
         self.generation
     }
 
+    pub(super) fn fastpath(&self) -> &Fastpath {
+        &self.fastpath
+    }
+
+    /// True once the server's socket is enrolled.
+    pub(super) fn has_server(&self) -> bool {
+        self.server().is_some_and(|server| server.enrolled() != 0)
+    }
+
     fn side(&self, role: Role) -> Option<Side<'_>> {
         self.fastpath.slots.side(self.slot, role.side())
     }
@@ -95,7 +104,7 @@ impl Pair {
         // Who sends by io_uring is not left to the relay before the socket has left the map, which takes no time. And the answer to
         // an end goes by TCP as it should.
         let direct = |side: Side<'_>| side.spliced() == 0 && matches!(side.off(), 0 | OFF_RING | OFF_ENDED);
-        self.server().is_some_and(|server| server.enrolled() != 0 && direct(server)) && self.client().is_some_and(direct)
+        self.has_server() && [self.client(), self.server()].into_iter().flatten().all(direct)
     }
 
     /// True while one of them streams small messages, which gather.
@@ -112,7 +121,7 @@ impl Pair {
             Some(Why::Ring)
         } else if off(OFF_STARVED) {
             Some(Why::Memory)
-        } else if self.left_out.load(Relaxed) || (off(OFF_PLAIN) && self.server().is_some_and(|server| server.enrolled() != 0)) {
+        } else if self.left_out.load(Relaxed) || (off(OFF_PLAIN) && self.has_server()) {
             Some(Why::ServerLate)
         } else {
             None
@@ -196,6 +205,21 @@ impl Link {
     /// The whole connection.
     pub fn pair(&self) -> &Arc<Pair> {
         &self.pair
+    }
+
+    /// A door for the current thread, by which it announces and injects; none when there is none left: all is relayed then.
+    pub fn door(&self) -> Option<Door> {
+        Door::take(&self.pair.fastpath)
+    }
+
+    /// How many segments come before this one.
+    pub(super) fn hop(&self) -> u32 {
+        self.hop
+    }
+
+    /// The programs were told of this segment's tail.
+    pub(super) fn announced(&self) {
+        self.pair.announced.store(self.hop + 1, Relaxed);
     }
 
     /// True when this segment's head is where the client connected to.
@@ -330,9 +354,4 @@ impl Link {
 /// The application at the other end.
 fn opposite(role: Role) -> Role {
     if role == Role::Client { Role::Server } else { Role::Client }
-}
-
-/// Our socket through which bytes come into the queue of the application in `role`.
-fn door_to(role: Role) -> Role {
-    if role == Role::Client { Role::ToClient } else { Role::ToServer }
 }

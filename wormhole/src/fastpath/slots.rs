@@ -1,24 +1,15 @@
-//! The slots of all connections, in memory that is shared with the programs (`BPF_F_MMAPABLE`, Linux 5.5).
+//! The slots of all connections, in memory that is shared with the programs.
 
+use super::mapped::Mapped;
 use rustix::fd::AsFd;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
-use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use wormhole_common::{LEFT, OFF_ALONE, OFF_RING, Slot, SlotSide};
 
 /// The array of slots.
 #[derive(Debug)]
-pub struct Slots {
-    memory: NonNull<Slot>,
-    count: u32,
-}
-
-// SAFETY: the memory is shared with the kernel anyway; every access here is atomic.
-unsafe impl Send for Slots {}
-// SAFETY: as above.
-unsafe impl Sync for Slots {}
+pub struct Slots(Mapped<Slot>);
 
 impl Slots {
     /// Maps `count` slots of the map `fd`.
@@ -26,30 +17,15 @@ impl Slots {
     /// # Errors
     /// The kernel's answer.
     pub fn map(fd: impl AsFd, count: u32) -> io::Result<Self> {
-        let (length, flags) = (count as usize * size_of::<Slot>(), ProtFlags::READ | ProtFlags::WRITE);
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let memory = unsafe { mmap(std::ptr::null_mut(), length, flags, MapFlags::SHARED, fd, 0) }?;
-        let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { memory, count })
+        Mapped::new(fd, count).map(Self)
     }
 
     /// One end of a connection; none for an index that is out of range.
     pub fn side(&self, index: u32, side: usize) -> Option<Side<'_>> {
-        if index >= self.count || side > 1 {
-            return None;
-        }
-        // SAFETY: within the mapping, which lives as long as `self`. No reference is made of it, only fields' addresses.
-        let at = unsafe { self.memory.add(index as usize) };
-        // SAFETY: as above, a field.
-        let at = unsafe { &raw mut (*at.as_ptr()).sides[side] };
+        let slot = self.0.at(index).filter(|_| side < 2)?;
+        // SAFETY: within the mapping, which lives as long as `self`. No reference is made of it, only a field's address.
+        let at = unsafe { &raw mut (*slot).sides[side] };
         Some(Side { at, slots: std::marker::PhantomData })
-    }
-}
-
-impl Drop for Slots {
-    fn drop(&mut self) {
-        // SAFETY: what was mapped, and nobody refers to it any more.
-        let _ = unsafe { munmap(self.memory.as_ptr().cast(), self.count as usize * size_of::<Slot>()) };
     }
 }
 
@@ -78,6 +54,12 @@ impl Side<'_> {
     field!(manner: AtomicU8, u8, Relaxed, "How this side sends: `SEVERAL`, and `GATHERS` or `ENDS`.");
     field!(hops: AtomicU32, u32, Acquire, "Segments before the last one of a chain.");
     field!(direct_bytes: AtomicU64, u64, Relaxed, "Bytes that went straight to the other side.");
+
+    /// True when the application's socket leaves the map, or has left it: nothing more is put into its queue.
+    pub fn has_left(self) -> bool {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.at).queued) }.load(Acquire) & LEFT != 0
+    }
 
     /// Tells the program how many bytes of this side have been put into the other's queue.
     pub fn publish(self, injected: u64) {

@@ -69,6 +69,10 @@ impl Effort {
     }
 }
 
+/// Whoever comes after thousands of short connections to the same server searches long for a port: their TIME_WAIT is in the way
+/// for a second (`tcp_tw_reuse` of tcp(7) by default, on loopback). Without a pause the variant after the fastest one looks slow.
+const PORTS_BACK: Duration = Duration::from_millis(1100);
+
 /// Connections that fit into the limit of open files with two in the proxy for each.
 pub fn idle_fits(wanted: u32, fd_limit: u64) -> u32 {
     wanted.min((fd_limit.saturating_sub(200) / 2) as u32)
@@ -195,6 +199,7 @@ impl Bench {
                 self.shared_stream(variant, measure, &flow, columns)?
             }
             Measure::Connects(clients) => {
+                std::thread::sleep(PORTS_BACK);
                 let server = self.server(variant, "echo", None)?;
                 let _profile = profile::start(self, variant, measure);
                 let count = u64::MAX / 2;

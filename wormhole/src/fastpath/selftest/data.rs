@@ -31,7 +31,7 @@ pub fn order(rig: &Rig<'_>) -> io::Result<Seen> {
     let mut joined = rig.complete(begun)?;
     joined.client.write_all(b"two ")?;
     expect(&mut joined.near, b"one two ")?;
-    joined.inject(b"one two ")?;
+    rig.inject(&joined, b"one two ")?;
     joined.client.write_all(b"three")?;
     expect(&mut joined.server, b"one two three")?;
     let passed = joined.link.pair().direct().to_tail == 5;

@@ -1,13 +1,13 @@
 //! What the probes work with.
 
 use super::STEP;
-use crate::fastpath::{Claim, Fastpath, Gate, HeadGuard, Link, Role};
+use crate::fastpath::{Claim, Door, Fastpath, Gate, HeadGuard, Link, Role};
 use crate::model::Mode;
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::thread::gettid;
 use socket2::{Domain, SockRef, Socket, Type};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -20,6 +20,7 @@ pub struct Rig<'a> {
     _guard: HeadGuard,
     head: TcpListener,
     tail: TcpListener,
+    door: Door,
 }
 
 /// A client that was accepted at the head. Sockets first: they are closed before the slot is given back.
@@ -44,7 +45,8 @@ impl<'a> Rig<'a> {
     pub fn new(fastpath: &'a Arc<Fastpath>) -> io::Result<Self> {
         let (head, tail) = (listen()?, listen()?);
         let (guard, gate) = fastpath.watch(head.as_fd(), head.local_addr()?, Mode::On)?;
-        Ok(Self { fastpath, gate, _guard: guard, head, tail })
+        let door = Door::take(fastpath).ok_or_else(|| io::Error::other("there is no door for it"))?;
+        Ok(Self { fastpath, gate, _guard: guard, head, tail, door })
     }
 
     /// A client connects to the head.
@@ -61,30 +63,34 @@ impl<'a> Rig<'a> {
     pub fn complete(&self, begun: Begun) -> io::Result<Joined> {
         let Begun { client, near, link } = begun;
         let far = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        link.announce(far.as_fd())?;
-        far.connect_timeout(&self.tail.local_addr()?.into(), STEP)?;
+        let to = self.tail.local_addr()?.into();
+        let (connected, announced) = self.door.announce(&link, || far.connect_timeout(&to, STEP));
+        connected?;
         let (server, _) = self.tail.accept()?;
         if !until(|| link.pair().is_complete()) {
             return Err(io::Error::other("the server was not enrolled"));
         }
+        drop(announced);
         Ok(Joined { client, near, far: bounded(far.into())?, server: bounded(server)?, link })
+    }
+
+    /// Puts bytes that came before into the server's queue, as the relay does.
+    pub fn inject(&self, joined: &Joined, bytes: &[u8]) -> io::Result<()> {
+        let Joined { link, far, .. } = joined;
+        if !link.finds_queue(Role::Server, far.as_fd()) {
+            return Err(io::Error::other("the server's socket was not enrolled"));
+        }
+        let (put, stop) = self.door.put(link, Role::Server, bytes);
+        if put != bytes.len() {
+            return Err(io::Error::other(format!("{put} of {} bytes could be put into its queue ({stop:?})", bytes.len())));
+        }
+        link.publish(Role::Server, bytes.len() as u64);
+        Ok(())
     }
 
     /// Both.
     pub fn join(&self) -> io::Result<Joined> {
         self.complete(self.begin()?)
-    }
-}
-
-impl Joined {
-    /// Puts bytes that came before into the server's queue, as the relay does.
-    pub fn inject(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if !self.link.inject_into(Role::Server, self.far.as_fd()) {
-            return Err(io::Error::other("wormholed's socket was not enrolled"));
-        }
-        self.far.write_all(bytes)?;
-        self.link.publish(Role::Server, bytes.len() as u64);
-        Ok(())
     }
 }
 

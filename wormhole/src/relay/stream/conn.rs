@@ -11,7 +11,7 @@
 
 use super::pipes::Pipes;
 use super::pump::{Lane, Pump, Ready, Tools, Turn, hand_on_end};
-use super::socket::{end_orderly, peer_name};
+use super::socket::{Far, end_orderly, peer_name};
 use crate::fastpath::{Link, Role, Why};
 use crate::model::{Bytes, ConnectionView};
 use crate::relay::Route;
@@ -67,7 +67,7 @@ pub struct Conn {
     /// What went past the relay, and what waited in front of the applications, when a deadline last asked.
     seen: (u64, u64),
     head: OwnedFd,
-    tail: Option<OwnedFd>,
+    tail: Option<Far>,
     head_ready: Ready,
     tail_ready: Ready,
     to_tail: Pump,
@@ -131,12 +131,12 @@ impl Conn {
 
     /// The server's socket, once an attempt is under way.
     pub fn tail(&self) -> Option<BorrowedFd<'_>> {
-        self.tail.as_ref().map(AsFd::as_fd)
+        self.tail.as_ref().map(|tail| tail.fd.as_fd())
     }
 
     /// Takes the socket of an attempt to connect.
-    pub fn set_tail(&mut self, fd: OwnedFd, connected: bool, unix: bool) {
-        self.tail = Some(fd);
+    pub fn set_tail(&mut self, tail: Far, connected: bool, unix: bool) {
+        self.tail = Some(tail);
         self.tail_ready = Ready { readable: false, writable: connected, spliced: !unix, exact: unix };
         self.open = connected;
     }
@@ -232,7 +232,7 @@ impl Conn {
 
     /// One turn of the pump that reads from this side.
     fn turn(&mut self, from: Side, tools: &mut Tools) -> Turn {
-        let Some(tail) = self.tail.as_ref().map(AsFd::as_fd) else { return Turn::Waiting };
+        let Some(tail) = self.tail.as_ref().map(|tail| tail.fd.as_fd()) else { return Turn::Waiting };
         let head = (self.head.as_fd(), &mut self.head_ready);
         let tail = (tail, &mut self.tail_ready);
         let counters = &self.route.counters;
@@ -306,7 +306,7 @@ impl Conn {
 
     /// Hands EOF on where a direction has ended. The side that could not take it, if one could not.
     fn hand_on_ends(&mut self) -> Option<Side> {
-        let tail = self.tail.as_ref().map(AsFd::as_fd)?;
+        let tail = self.tail.as_ref().map(|tail| tail.fd.as_fd())?;
         if self.to_tail.end_to_hand_on() && hand_on_end(tail).is_err() {
             return Some(Side::Tail);
         }

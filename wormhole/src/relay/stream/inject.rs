@@ -6,7 +6,8 @@
 
 use super::gather::Debt;
 use super::passage::Passage;
-use super::pump::{Lane, Out, Pump, Ready, Turn, not_read};
+use super::pump::{Lane, Out, Pump, Ready, Tools, Turn, not_read};
+use crate::fastpath::{Door, Stop};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
@@ -49,8 +50,6 @@ pub struct Queue {
     leaves: Option<Duration>,
     /// It was taken out.
     alone: bool,
-    /// The kernel had no memory for what was last to be put there.
-    starved: bool,
     /// How long it was last waited for what is on its way there.
     held: Duration,
     /// Since when it is waited for the receiver to be enrolled.
@@ -70,7 +69,6 @@ impl Default for Queue {
             passage: Passage::default(),
             leaves: None,
             alone: false,
-            starved: false,
             held: Duration::ZERO,
             awaited: None,
             debt: Debt::default(),
@@ -92,11 +90,6 @@ impl Queue {
     /// Looks again the next time.
     pub fn retry(&mut self) {
         self.full = None;
-    }
-
-    /// The kernel had no memory for more.
-    pub fn overflows(&mut self) {
-        (self.full, self.starved) = (Some(LATER), true);
     }
 
     /// True when bytes may be put there now.
@@ -147,7 +140,7 @@ impl Queue {
     }
 
     /// Accounts for bytes that were put there.
-    pub fn put(&mut self, bytes: usize) {
+    fn put(&mut self, bytes: usize) {
         self.room = self.room.saturating_sub(bytes as u64);
     }
 
@@ -181,9 +174,8 @@ impl Pump {
     pub(super) fn inject(
         &mut self,
         (src, src_ready): (BorrowedFd<'_>, &mut Ready),
-        (dst, dst_ready): (BorrowedFd<'_>, &mut Ready),
         lane: Lane<'_>,
-        scratch: &mut [u8],
+        tools: &mut Tools,
     ) -> Option<Turn> {
         // Before the kernel has made it large, which may take one read: what is on its way into a large buffer does not fit
         // into a small one, and is dropped.
@@ -191,10 +183,10 @@ impl Pump {
             // Refused without CAP_NET_ADMIN; then more may be on its way, and the sender goes direct later.
             let _ = sockopt::set_socket_recv_buffer_size_force(src, WINDOW);
         }
-        if !dst_ready.writable || !self.queue.takes(lane) {
+        if !self.queue.takes(lane) {
             return Some(Turn::Waiting);
         }
-        let scratch = self.queue.fits(scratch);
+        let scratch = self.queue.fits(&mut tools.scratch);
         let want = scratch.len();
         let got = match rustix::net::recv(src, &mut *scratch, RecvFlags::PEEK) {
             Ok((_, got)) => got.min(want),
@@ -210,18 +202,14 @@ impl Pump {
         if !self.queue.follows(lane) {
             return Some(Turn::Waiting);
         }
-        let put = match self.send(dst, dst_ready, scratch.get(..got).unwrap_or_default()) {
-            Ok(put) => put,
-            Err(e) => return Some(Turn::WriteFailed(e)),
-        };
-        if put == 0 && self.gives_up(lane) {
-            return None;
-        }
-        self.queue.put(put);
-        lane.link.publish(lane.to, self.bytes);
+        let put = self.put(lane, tools.door.as_ref(), scratch.get(..got).unwrap_or_default());
         self.sees_off(src, lane);
         if let Err(e) = discard(src, scratch.get_mut(..put).unwrap_or_default()) {
             return Some(Turn::ReadFailed(e));
+        }
+        if self.out == Out::Plain {
+            // What is left goes by TCP.
+            return None;
         }
         if lane.link.gathers(lane.to) {
             self.queue.debt.owe();
@@ -236,6 +224,26 @@ impl Pump {
             src_ready.readable = src_ready.exact;
         }
         None
+    }
+
+    /// Puts bytes into the receiver's queue and publishes them. Says how many; if not all, it goes on by TCP from here when that
+    /// queue is gone, or the kernel has no memory for it.
+    pub(super) fn put(&mut self, lane: Lane<'_>, door: Option<&Door>, data: &[u8]) -> usize {
+        let (put, stop) = door.map_or((0, Some(Stop::Refused)), |door| door.put(lane.link, lane.to, data));
+        self.bytes += put as u64;
+        self.queue.put(put);
+        lane.link.publish(lane.to, self.bytes);
+        match stop {
+            None => {}
+            Some(Stop::Refused) => {
+                lane.link.loses_queue(lane.to);
+                self.out = Out::Plain;
+            }
+            // TCP gives an empty queue a packet however little memory there is.
+            Some(Stop::Memory) if put == 0 && lane.link.starves(lane.to) => self.out = Out::Plain,
+            Some(Stop::Memory) => self.queue.full = Some(LATER),
+        }
+        put
     }
 
     /// Takes the sender's socket out of the map if it sends by io_uring. While something is in its own queue, or on its way there,
@@ -300,17 +308,6 @@ impl Pump {
             }
         }
         self.queue.debt.pay(src, gathers);
-    }
-
-    /// Goes on by TCP for good when the kernel has no memory for a redirected message although the receiver has read all: TCP
-    /// gives an empty queue a packet however little there is. True when that is so.
-    pub(super) fn gives_up(&mut self, lane: Lane<'_>) -> bool {
-        if !std::mem::take(&mut self.queue.starved) || !lane.link.closes_door(lane.to) {
-            return false;
-        }
-        self.queue.full = None;
-        self.out = Out::Plain;
-        true
     }
 }
 

@@ -6,13 +6,12 @@
 //!
 //! A direction that streams is spliced through a borrowed pipe instead, which holds at most as much.
 //!
-//! Where the receiver's socket is enrolled in the fast path, what is written goes into its redirected queue (it is
-//! injected): a receiver reads that queue before its TCP queue, so all bytes must take the same way.
+//! Where the receiver's socket is enrolled in the fast path, what is written goes by the thread's door into its redirected
+//! queue (it is injected): a receiver reads that queue before its TCP queue, so all bytes must take the same way.
 
 use super::inject::Queue;
 use super::pipes::{Pipe, Pipes};
-use crate::fastpath::{Link, Role};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use crate::fastpath::{Door, Link, Role};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
@@ -83,12 +82,14 @@ pub struct Tools {
     pub scratch: Box<[u8]>,
     /// And through these when they are spliced.
     pub pipes: Pipes,
+    /// And by this into applications' queues.
+    pub door: Option<Door>,
 }
 
 impl Tools {
     /// A scratch buffer of the usual size, and at most `pipes` pipes.
     pub fn new(pipes: usize) -> Self {
-        Self { scratch: vec![0; CHUNK_MAX].into_boxed_slice(), pipes: Pipes::new(pipes) }
+        Self { scratch: vec![0; CHUNK_MAX].into_boxed_slice(), pipes: Pipes::new(pipes), door: None }
     }
 }
 
@@ -176,7 +177,7 @@ impl Pump {
         if self.ended {
             return Turn::Ended;
         }
-        if let Some(turn) = self.unstick(dst, dst_ready, lane) {
+        if let Some(turn) = self.unstick(dst, dst_ready, lane, tools.door.as_ref()) {
             return turn;
         }
         let start = self.bytes;
@@ -211,8 +212,8 @@ impl Pump {
             let queues = lane.filter(|lane| self.puts_into_queue() && !lane.link.ends_gathering(lane.to));
             let step = match (&mut self.pipe, queues) {
                 (Some(pipe), _) => fill(pipe, src, src_ready, &mut self.eof),
-                (None, Some(lane)) => self.inject((src, src_ready), (dst, dst_ready), lane, &mut tools.scratch),
-                (None, None) => self.copy((src, src_ready), (dst, dst_ready), lane, &mut tools.scratch),
+                (None, Some(lane)) => self.inject((src, src_ready), lane, tools),
+                (None, None) => self.copy((src, src_ready), (dst, dst_ready), lane, tools),
             };
             if let Some(turn) = step {
                 return turn;
@@ -226,15 +227,15 @@ impl Pump {
         (src, src_ready): (BorrowedFd<'_>, &mut Ready),
         (dst, dst_ready): (BorrowedFd<'_>, &mut Ready),
         lane: Option<Lane<'_>>,
-        scratch: &mut [u8],
+        tools: &mut Tools,
     ) -> Option<Turn> {
         // Into a queue only what was gathered last, which is acknowledged before it is there.
         let queues = lane.filter(|_| self.puts_into_queue());
-        if queues.is_some_and(|lane| !dst_ready.writable || !self.queue.takes(lane)) {
+        if queues.is_some_and(|lane| !self.queue.takes(lane)) {
             return Some(Turn::Waiting);
         }
-        let want = self.chunk.clamp(CHUNK_FIRST, CHUNK_MAX).min(scratch.len());
-        let room = scratch.get_mut(..want)?;
+        let want = self.chunk.clamp(CHUNK_FIRST, CHUNK_MAX).min(tools.scratch.len());
+        let room = tools.scratch.get_mut(..want)?;
         let room = if queues.is_some() { self.queue.fits(room) } else { room };
         let want = room.len();
         let got = match rustix::io::read(src, &mut *room) {
@@ -261,7 +262,7 @@ impl Pump {
             self.queue.debt.pay_now(src);
         }
         let data = room.get(..got).unwrap_or_default();
-        match self.write(dst, dst_ready, lane, data) {
+        match self.write((dst, dst_ready), lane, tools.door.as_ref(), data) {
             Ok(put) if put == got => None,
             Ok(put) => {
                 let rest = data.get(put..).unwrap_or_default();
@@ -290,11 +291,17 @@ impl Pump {
     }
 
     /// Writes what was stuck. `None`: nothing is stuck any more.
-    fn unstick(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, lane: Option<Lane<'_>>) -> Option<Turn> {
+    fn unstick(
+        &mut self,
+        dst: BorrowedFd<'_>,
+        dst_ready: &mut Ready,
+        lane: Option<Lane<'_>>,
+        door: Option<&Door>,
+    ) -> Option<Turn> {
         let mut stuck = self.stuck.take()?;
         let rest = stuck.data.get(stuck.from..).unwrap_or_default();
         if dst_ready.writable && self.queue.full().is_none() {
-            match self.write(dst, dst_ready, lane, rest) {
+            match self.write((dst, dst_ready), lane, door, rest) {
                 Ok(put) if put == rest.len() => return None,
                 Ok(put) => stuck.from += put,
                 Err(e) => return Some(Turn::WriteFailed(e)),
@@ -305,7 +312,13 @@ impl Pump {
     }
 
     /// Writes until all is written or the socket is full.
-    fn write(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, lane: Option<Lane<'_>>, data: &[u8]) -> Result<usize, Errno> {
+    fn write(
+        &mut self,
+        (dst, dst_ready): (BorrowedFd<'_>, &mut Ready),
+        lane: Option<Lane<'_>>,
+        door: Option<&Door>,
+        data: &[u8],
+    ) -> Result<usize, Errno> {
         if lane.is_some_and(|lane| self.out != Out::Plain && !self.queue.follows(lane)) {
             return Ok(0);
         }
@@ -313,26 +326,23 @@ impl Pump {
             if lane.is_some_and(|lane| self.queue.awaits(dst, lane)) {
                 return Ok(0);
             }
-            let injects = lane.is_some_and(|lane| lane.link.inject_into(lane.to, dst));
+            let injects = lane.is_some_and(|lane| lane.link.finds_queue(lane.to, dst));
             self.out = if injects { Out::Inject } else { Out::Plain };
         }
-        let injects = lane.filter(|_| self.out == Out::Inject);
-        if injects.is_some_and(|lane| !self.queue.takes(lane)) {
+        let Some(lane) = lane.filter(|_| self.out == Out::Inject) else { return self.send(dst, dst_ready, data) };
+        if !self.queue.takes(lane) {
             return Ok(0);
         }
-        let put = self.send(dst, dst_ready, data)?;
-        if let Some(lane) = injects {
-            if put == 0 && self.gives_up(lane) {
-                return self.send(dst, dst_ready, data);
-            }
-            self.queue.put(put);
-            lane.link.publish(lane.to, self.bytes);
+        let put = self.put(lane, door, data);
+        match data.get(put..) {
+            // There is no queue any more.
+            Some(rest) if self.out == Out::Plain => Ok(put + self.send(dst, dst_ready, rest)?),
+            _ => Ok(put),
         }
-        Ok(put)
     }
 
     /// Sends until all is sent or the socket is full.
-    pub(super) fn send(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, data: &[u8]) -> Result<usize, Errno> {
+    fn send(&mut self, dst: BorrowedFd<'_>, dst_ready: &mut Ready, data: &[u8]) -> Result<usize, Errno> {
         let mut put = 0;
         while let Some(rest) = data.get(put..).filter(|r| !r.is_empty()) {
             match rustix::net::send(dst, rest, SendFlags::NOSIGNAL) {
@@ -340,17 +350,8 @@ impl Pump {
                     put += n;
                     self.bytes += n as u64;
                 }
-                // For want of memory, of which nobody tells when it is there again: there is room.
-                Err(Errno::AGAIN) if self.out == Out::Inject && is_writable(dst) => {
-                    self.queue.overflows();
-                    break;
-                }
                 Err(Errno::AGAIN) => {
                     dst_ready.writable = false;
-                    break;
-                }
-                Err(Errno::NOMEM | Errno::NOBUFS) if self.out == Out::Inject => {
-                    self.queue.overflows();
                     break;
                 }
                 Err(Errno::INTR) => {}
@@ -359,13 +360,6 @@ impl Pump {
         }
         Ok(put)
     }
-}
-
-/// Whether poll(2) says that there is room to send.
-fn is_writable(socket: BorrowedFd<'_>) -> bool {
-    let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::event::poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Takes what there is into an empty pipe. `None`: go on.

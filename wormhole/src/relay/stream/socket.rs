@@ -1,6 +1,6 @@
 //! Socket options and addresses of the two sockets of a proxied stream.
 
-use crate::fastpath::Link;
+use crate::fastpath::{Announced, Door, Link};
 use crate::relay::{RelayOptions, Target, TargetAddr};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -82,23 +82,43 @@ fn set_quickack(fd: BorrowedFd<'_>, value: libc::c_int) {
     unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_QUICKACK, (&raw const value).cast(), length) };
 }
 
+/// A socket that leads to a tail.
+#[derive(Debug)]
+pub struct Far {
+    /// Closed after this: the programs must not wait for whoever accepts a connection that is gone.
+    _announced: Option<Announced>,
+    /// The socket.
+    pub fd: OwnedFd,
+}
+
+impl From<OwnedFd> for Far {
+    fn from(fd: OwnedFd) -> Self {
+        Self { _announced: None, fd }
+    }
+}
+
 /// What came of an attempt to connect.
 #[derive(Debug)]
 pub enum Attempt {
     /// Connected at once.
-    Done(OwnedFd),
+    Done(Far),
     /// Under way: writable or an error when it is decided.
-    Pending(OwnedFd),
+    Pending(Far),
     /// It cannot be asked now and nothing tells when it can, so ask again soon: EAGAIN when the queue of a unix
     /// listener is full, or what we have run out of.
     Busy(Errno),
 }
 
-/// Starts to connect to the `index`-th address of the target.
+/// Starts to connect to the `index`-th address of the target. By the door the connection that it carries on is announced.
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn connect(target: &Target, index: usize, link: Option<&Link>, options: &RelayOptions) -> Result<Attempt, Errno> {
+pub fn connect(
+    target: &Target,
+    index: usize,
+    link: Option<(&Door, &Link)>,
+    options: &RelayOptions,
+) -> Result<Attempt, Errno> {
     match &target.addr {
         TargetAddr::Inet(addrs) => connect_inet(target, *addrs.get(index).ok_or(Errno::ADDRNOTAVAIL)?, link, options),
         TargetAddr::Unix { root, path } => {
@@ -106,7 +126,7 @@ pub fn connect(target: &Target, index: usize, link: Option<&Link>, options: &Rel
             let addr = SocketAddrUnix::new(held.path())?;
             let fd = make(target, AddressFamily::UNIX)?;
             match rustix::net::connect(&fd, &addr) {
-                Ok(()) => Ok(Attempt::Done(fd)),
+                Ok(()) => Ok(Attempt::Done(fd.into())),
                 Err(Errno::AGAIN) => Ok(Attempt::Busy(Errno::AGAIN)),
                 Err(e) => Err(e),
             }
@@ -122,26 +142,34 @@ pub fn addresses(addr: &TargetAddr) -> usize {
     }
 }
 
-fn connect_inet(target: &Target, addr: SocketAddr, link: Option<&Link>, options: &RelayOptions) -> Result<Attempt, Errno> {
+fn connect_inet(
+    target: &Target,
+    addr: SocketAddr,
+    link: Option<(&Door, &Link)>,
+    options: &RelayOptions,
+) -> Result<Attempt, Errno> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = make(target, family)?;
     prepare_tail(fd.as_fd(), addr, options)?;
+    let connect = || rustix::net::connect(&fd, &addr);
     // Not announced, the server is not found, and the connection is relayed.
-    if let Some(Err(error)) = link.map(|link| link.announce(fd.as_fd())) {
-        tracing::debug!(%error, "a connection could not be announced to the fast path");
-    }
-    match rustix::net::connect(&fd, &addr) {
+    let (connected, announced) = match link {
+        Some((door, link)) => door.announce(link, connect),
+        None => (connect(), None),
+    };
+    let far = Far { _announced: announced, fd };
+    match connected {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(e) => return Err(e),
     }
     // Within one machine the handshake is over when connect returns, although it says EINPROGRESS.
-    let Ok(peer) = rustix::net::getpeername(&fd) else { return Ok(Attempt::Pending(fd)) };
-    if rustix::net::getsockname(&fd).ok() == peer {
+    let Ok(peer) = rustix::net::getpeername(&far.fd) else { return Ok(Attempt::Pending(far)) };
+    if rustix::net::getsockname(&far.fd).ok() == peer {
         // Nothing listens there, and the kernel happened to give that very port to our end: TCP connects a socket to
         // itself then, and the client would talk to its own echo.
         return Err(Errno::CONNREFUSED);
     }
-    Ok(Attempt::Done(fd))
+    Ok(Attempt::Done(far))
 }
 
 fn make(target: &Target, family: AddressFamily) -> Result<OwnedFd, Errno> {

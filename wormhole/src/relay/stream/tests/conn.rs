@@ -13,7 +13,7 @@ fn between(connected: bool, buffer: usize) -> (TcpStream, Conn, TcpStream) {
     let route = Route::new("test".to_owned(), RelayOptions::default());
     route.counters.open.fetch_add(1, Relaxed);
     let mut conn = Conn::new(route, head, Err(crate::fastpath::Why::Off), 1, false, Instant::now());
-    conn.set_tail(tail, connected, false);
+    conn.set_tail(tail.into(), connected, false);
     (client, conn, served)
 }
 

@@ -30,6 +30,9 @@ impl Worker {
         let Accepted { head, remote, at: now } = accepted;
         let route = Arc::clone(&listener.route);
         let link = claim(listener, head.as_fd(), remote);
+        if let (Ok(link), None) = (&link, &self.tools.door) {
+            self.tools.door = link.door();
+        }
         route.counters.begin(link.as_ref());
         route.counters.total.fetch_add(1, Relaxed);
         route.counters.open.fetch_add(1, Relaxed);
@@ -65,13 +68,14 @@ impl Worker {
         // Asked for each attempt: the tail may have changed since the one before.
         conn.no_server = conn.link.as_ref().ok().and(target.server.as_ref()).and_then(|server| server.objection());
         let link = conn.link.as_ref().ok().filter(|_| conn.no_server.is_none());
+        let announced = self.tools.door.as_ref().zip(link);
         if let Some(link) = link.filter(|_| server.is_some_and(|server| server.has_ring_for_files())) {
             link.pair().expects_ring_for_files();
         }
         let attempt = loop {
-            let mut tried = socket::connect(target, conn.attempt, link, &route.options);
+            let mut tried = socket::connect(target, conn.attempt, announced, &route.options);
             if matches!(tried, Err(Errno::MFILE | Errno::NFILE)) && self.reserve.release() {
-                tried = socket::connect(target, conn.attempt, link, &route.options);
+                tried = socket::connect(target, conn.attempt, announced, &route.options);
             }
             match tried {
                 Ok(attempt) => break attempt,
@@ -90,12 +94,12 @@ impl Worker {
         };
         let unix = matches!(target.addr, TargetAddr::Unix { .. });
         let deadline = match attempt {
-            Attempt::Done(fd) => {
-                conn.set_tail(fd, true, unix);
+            Attempt::Done(far) => {
+                conn.set_tail(far, true, unix);
                 route.options.idle_timeout.map(|idle| now + idle)
             }
-            Attempt::Pending(fd) => {
-                conn.set_tail(fd, false, unix);
+            Attempt::Pending(far) => {
+                conn.set_tail(far, false, unix);
                 Some(now + route.options.connect_timeout)
             }
             Attempt::Busy(error) => {
