@@ -28,8 +28,9 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ffi::c_void;
 use core::ptr;
 use wormhole_common::{
-    Count, DOOR_ANNOUNCED, DOOR_CONNECTS, Door, EXE_NEVER, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED, MEMBER_NEW, MEMBER_REFUSED, Member,
-    Refusal, Role, SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token, Tuple, socket_key,
+    Count, DOOR_ANNOUNCED, DOOR_CONNECTS, Door, EXE_NEVER, HEAD_CHECKS, HEAD_OFF, HeadAddr, HeadPort, LEFT, MEMBER_ENROLLED,
+    MEMBER_NEW, MEMBER_REFUSED, Member, Refusal, Role, SlotSide, TOKEN_CLIENT, TOKEN_LINK, TOKEN_REFUSED, TOKEN_SERVER, Token,
+    Tuple, socket_key,
 };
 
 /// What a `sock_ops` program answers when it has nothing to say.

@@ -9,7 +9,9 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, Queue, RingBuf, SockHash};
 use core::ffi::c_void;
 use core::ptr;
-use wormhole_common::{COUNTS, Count, DOORS, Door, ExeName, HeadAddr, HeadPort, MEMBER_ENROLLED, Member, Role, Slot, SlotSide, Token, Tuple};
+use wormhole_common::{
+    COUNTS, Count, DOORS, Door, ExeName, HeadAddr, HeadPort, MEMBER_ENROLLED, Member, Role, Slot, SlotSide, Token, Tuple,
+};
 
 /// All enrolled sockets. The program that sees their messages is attached here.
 #[map]

@@ -132,7 +132,12 @@ fn locked(lockdown: &str) -> &'static str {
 }
 
 fn load(settings: &Settings) -> Result<Loaded, String> {
-    let tuning = Tuning { max_pairs: settings.fastpath_pairs, gather: settings.fastpath_gather, threads: settings.workers, ..Tuning::default() };
+    let tuning = Tuning {
+        max_pairs: settings.fastpath_pairs,
+        gather: settings.fastpath_gather,
+        threads: settings.workers,
+        ..Tuning::default()
+    };
     let fastpath = Fastpath::load(&tuning).map_err(|error| {
         let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
         format!("{error}{}{}", missing(), locked(&lockdown))

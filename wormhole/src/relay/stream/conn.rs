@@ -159,6 +159,8 @@ impl Conn {
         note(ready, flags);
         if flags.contains(EventFlags::ERR) {
             self.failed = Some(side);
+            self.to_tail.queue.hurry();
+            self.to_head.queue.hurry();
         }
         self.advance(tools)
     }
@@ -239,12 +241,12 @@ impl Conn {
         let link = self.link.as_ref().ok();
         let (turn, moved, count) = match from {
             Side::Head => {
-                let lane = link.map(|link| Lane { link, to: Role::Server });
+                let lane = link.map(|link| Lane { link, to: Role::Server, last: self.to_head.has_handed_on() });
                 let (turn, moved) = self.to_tail.turn(head, tail, lane, tools);
                 (turn, moved, &counters.to_tail)
             }
             Side::Tail => {
-                let lane = link.map(|link| Lane { link, to: Role::Client });
+                let lane = link.map(|link| Lane { link, to: Role::Client, last: self.to_tail.has_handed_on() });
                 let (turn, moved) = self.to_head.turn(tail, head, lane, tools);
                 (turn, moved, &counters.to_head)
             }

@@ -69,6 +69,15 @@ impl Debt {
         (self.owed, self.left, self.ours) = (false, None, true);
     }
 
+    /// The source has ended. If that is not the `last` of both ends: whoever shut its side down and waits for an answer is woken by
+    /// the acknowledgement; better at once than in the midst of it.
+    pub fn end(&mut self, src: BorrowedFd<'_>, last: bool) {
+        if last && !self.owed {
+            return;
+        }
+        self.pay_now(src);
+    }
+
     /// Nobody waits for it any more.
     pub fn forget(&mut self) {
         (self.owed, self.left) = (false, None);

@@ -5,7 +5,7 @@
 //! published, and only then taken from the socket and acknowledged.
 
 use super::gather::Debt;
-use super::passage::Passage;
+use super::passage::{Passage, unclamp};
 use super::pump::{Lane, Out, Pump, Ready, Tools, Turn, not_read};
 use crate::fastpath::{Door, Stop};
 use rustix::fd::BorrowedFd;
@@ -54,6 +54,8 @@ pub struct Queue {
     held: Duration,
     /// Since when it is waited for the receiver to be enrolled.
     awaited: Option<Instant>,
+    /// It is not waited for any more.
+    hurries: bool,
     /// Acknowledgements that a sender waits for.
     pub(super) debt: Debt,
 }
@@ -71,6 +73,7 @@ impl Default for Queue {
             alone: false,
             held: Duration::ZERO,
             awaited: None,
+            hurries: false,
             debt: Debt::default(),
         }
     }
@@ -128,6 +131,9 @@ impl Queue {
     /// True when the receiver, at the other end of `dst`, has no queue yet and will have one in a moment: waits for that as for one
     /// that is full.
     pub(super) fn awaits(&mut self, dst: BorrowedFd<'_>, lane: Lane<'_>) -> bool {
+        if self.hurries {
+            return false;
+        }
         if self.full.is_none() {
             let waited = self.awaited.map_or(Duration::ZERO, |since| since.elapsed().max(Duration::from_nanos(1)));
             if !lane.link.expects(lane.to, dst, waited) {
@@ -137,6 +143,14 @@ impl Queue {
             self.full = Some(waited.clamp(FIRST, LATER));
         }
         true
+    }
+
+    /// One side has failed: what there is is handed on at once, or never.
+    pub(super) fn hurry(&mut self) {
+        self.hurries = true;
+        if self.awaited.take().is_some() {
+            self.full = None;
+        }
     }
 
     /// Accounts for bytes that were put there.
@@ -195,8 +209,7 @@ impl Pump {
         if got == 0 {
             self.eof = true;
             src_ready.readable = false;
-            // Whoever shut its side down and waits for an answer is woken by this; better at once than in the midst of it.
-            self.queue.debt.pay_now(src);
+            self.queue.debt.end(src, lane.last);
             return None;
         }
         if !self.queue.follows(lane) {
@@ -256,6 +269,7 @@ impl Pump {
             (self.queue.alone, self.queue.leaves) = (true, None);
             // As any other socket's from now on: nobody waits for what is done here.
             let _ = sockopt::set_socket_recv_buffer_size_force(src, WIDE);
+            unclamp(src);
         } else {
             self.queue.leaves = Some(self.queue.leaves.map_or(FIRST, |last| (2 * last).min(LAST)));
         }

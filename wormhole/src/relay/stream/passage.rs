@@ -40,7 +40,6 @@ impl Passage {
                 *self = Self::Final;
                 if !lane.link.hands_on(lane.to) {
                     size_buffers(src, WIDE, dst, WIDE);
-                    // The kernel clamps the window to what the buffer was, and leaves it there when that grows.
                     unclamp(src);
                 }
             }
@@ -61,8 +60,9 @@ fn narrows(lane: Lane<'_>) -> bool {
     if lane.to == Role::Server { lane.link.passes_on(lane.to) } else { lane.link.hands_on(lane.to) }
 }
 
-/// Lets a socket offer as large a window as its buffer has room for.
-fn unclamp(socket: BorrowedFd<'_>) {
+/// Lets a socket offer as large a window as its buffer has room for: the kernel clamps it to what the buffer was, and leaves it there
+/// when that grows.
+pub(super) fn unclamp(socket: BorrowedFd<'_>) {
     let most = libc::c_int::MAX >> 1;
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: a socket that lives over the call, and a number of the size that is said. Refused, the window stays as it is.

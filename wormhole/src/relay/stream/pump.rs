@@ -62,6 +62,8 @@ pub struct Lane<'a> {
     pub link: &'a Link,
     /// The receiver.
     pub to: Role,
+    /// The sender has been told that nothing more comes from the receiver: the kernel acknowledges its end by itself.
+    pub last: bool,
 }
 
 /// How bytes are handed to the receiver; decided at the first one.
@@ -123,6 +125,11 @@ impl Pump {
     /// True once, when this direction has ended and FIN is to be handed on.
     pub fn end_to_hand_on(&mut self) -> bool {
         self.ended && !std::mem::replace(&mut self.handed_on, self.ended)
+    }
+
+    /// True once the end of this direction was handed on.
+    pub fn has_handed_on(&self) -> bool {
+        self.handed_on
     }
 
     /// True while something was read, or waits to be read until there is room for it, and was not written yet.
@@ -245,8 +252,8 @@ impl Pump {
         if got == 0 {
             self.eof = true;
             src_ready.readable = false;
-            if lane.is_some() {
-                self.queue.debt.pay_now(src);
+            if let Some(lane) = lane {
+                self.queue.debt.end(src, lane.last);
             }
             return None;
         }

@@ -113,12 +113,7 @@ pub enum Attempt {
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn connect(
-    target: &Target,
-    index: usize,
-    link: Option<(&Door, &Link)>,
-    options: &RelayOptions,
-) -> Result<Attempt, Errno> {
+pub fn connect(target: &Target, index: usize, link: Option<(&Door, &Link)>, options: &RelayOptions) -> Result<Attempt, Errno> {
     match &target.addr {
         TargetAddr::Inet(addrs) => connect_inet(target, *addrs.get(index).ok_or(Errno::ADDRNOTAVAIL)?, link, options),
         TargetAddr::Unix { root, path } => {
