@@ -187,9 +187,16 @@ impl Held {
     }
 
     /// How many keys the map with this name has.
-    fn keys(&self, name: &str) -> usize {
+    ///
+    /// # Panics
+    /// When it is none of the three that are asked for.
+    pub fn keys(&self, name: &str) -> usize {
         let data = self.map(name);
         match name {
+            "WH_DOOR_SOCKS" => {
+                let map: SockHash<_, u32> = Map::SockHash(data).try_into().expect("a map of sockets");
+                map.keys().count()
+            }
             "WH_SOCKS" => {
                 let map: SockHash<_, u64> = Map::SockHash(data).try_into().expect("a map of sockets");
                 map.keys().count()
