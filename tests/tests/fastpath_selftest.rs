@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use wormhole_tests::fast::sum;
+use wormhole_tests::fast::{Held, sum};
 use wormhole_tests::require;
 use wormhole_tests::room::{Made, Room, SOON};
 use wormhole_tests::traffic::{ask, connect, echo};
@@ -69,14 +69,17 @@ fn every_probe_is_answered_and_nothing_is_left_of_them() {
     assert_eq!((&fast["enrolled"], &fast["fallbacks"]), (&json!(0), &Value::Null), "{fast:#}");
     assert_eq!(fast["direct"], json!({"to_tail": 0, "to_head": 0}));
     assert_eq!(fast["injected"], json!({"to_tail": 0, "to_head": 0}));
+    // One for each relay thread, and the self-test's: a connection with itself each.
+    let doors = Held::by(room.daemon.pid()).keys("WH_DOOR_SOCKS");
+    assert_eq!(doors as u64, status["workers"].as_u64().unwrap() + 1);
     // The last command's connection may be open for a moment longer.
     let same = poll("both daemons to hold the same", SOON, || {
         let (holds, less) = (room.daemon.holds(), without.daemon.holds());
         assert_eq!(holds.entered.len(), 1, "a thread is in another namespace: {holds:?}");
         assert_eq!(holds.namespaces.len(), less.namespaces.len(), "{holds:?} {less:?}");
-        let of = |kind| (holds.fds.get(kind), less.fds.get(kind));
-        let [sockets, pipes] = ["socket", "pipe"].map(of);
-        if sockets.0 == sockets.1 && pipes.0 == pipes.1 { Ok(()) } else { Err(format!("{holds:?} {less:?}")) }
+        let of = |kind| [&holds, &less].map(|holds| holds.fds.get(kind).copied().unwrap_or_default());
+        let ([sockets, others], [pipes, less_pipes]) = (of("socket"), of("pipe"));
+        if sockets == others + 2 * doors && pipes == less_pipes { Ok(()) } else { Err(format!("{holds:?} {less:?}")) }
     });
     same.unwrap();
     let made = segment(&room, "");

@@ -27,10 +27,10 @@ pub enum Role {
 }
 
 impl Role {
-    /// Index into [`Slot::sides`] of the application's socket on this side.
+    /// Index into [`Slot::sides`] of an application's socket.
     #[must_use]
     pub const fn side(self) -> usize {
-        (self as u32 & 1) as usize
+        matches!(self, Self::Server) as usize
     }
 }
 
@@ -190,7 +190,7 @@ pub const EXE_SPARED: u32 = 0;
 /// Or no head does.
 pub const EXE_NEVER: u32 = 1;
 
-/// One application's end of a connection, in memory that userspace has mapped. Every field has one writer.
+/// One application's end of a connection, in memory that userspace has mapped. Every field has one writer at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct SlotSide {
@@ -208,7 +208,7 @@ pub struct SlotSide {
     pub sock: u64,
     /// Bytes that this side sent straight into the other's queue. Program.
     pub direct_bytes: u64,
-    /// Address of the door by which bytes were last put into this side's queue. Program.
+    /// Address of the door by which bytes are being put into this side's queue; 0: none are. Program, and userspace afterwards.
     pub door: u64,
     /// Bytes of this side that userspace has put into the other's queue, published after the send. Userspace.
     pub injected: u64,
@@ -216,7 +216,7 @@ pub struct SlotSide {
     pub hops: u32,
     /// While the relay moves bytes of this side into the other's queue: the cpu it runs on, plus 1. Userspace.
     pub mover: u16,
-    /// How this side sends: [`SEVERAL`], and [`GATHERS`] or [`ENDS`]. Program.
+    /// How this side sends: [`SEVERAL`], [`RINGS`], and [`GATHERS`] or [`ENDS`]. Program.
     pub manner: u8,
     /// 1 when the ring of whoever sends here is for files, and it sends by send(2) all the same. Userspace, before the socket is there.
     pub files: u8,
@@ -233,6 +233,8 @@ pub const GATHERS: u8 = 2;
 /// In [`SlotSide::manner`]: they did. It is acknowledged before anybody can answer, so that Nagle's algorithm can be taken back
 /// while nothing waits.
 pub const ENDS: u8 = 4;
+/// In [`SlotSide::manner`]: by io_uring.
+pub const RINGS: u8 = 8;
 
 /// The other side uses splice(2).
 pub const OFF_SPLICED: u8 = 1;
@@ -240,13 +242,12 @@ pub const OFF_SPLICED: u8 = 1;
 pub const OFF_RING: u8 = 2;
 /// The first bytes of this side were handed on by TCP, because the other was not enrolled: so are the others.
 pub const OFF_PLAIN: u8 = 3;
-/// The kernel had no memory to put what this side sent into the other's queue: it goes by TCP from then on.
+/// The kernel had no memory to put what this side sent into the other's queue, or for the door: it goes by TCP from then on.
 pub const OFF_STARVED: u8 = 4;
 
 /// This side sends by io_uring, and its socket has left the map.
 pub const OFF_ALONE: u8 = 5;
-/// The other side had said that it sends no more, before this one sent anything by TCP: it has left the map, or is about to close, and
-/// what comes for it goes by TCP.
+/// The other side has left the map, because it sends no more or is about to close; or it uses splice(2). What comes for it goes by TCP.
 pub const OFF_ENDED: u8 = 6;
 
 /// Set in [`SlotSide::queued`]: the socket leaves the map, and nothing more may be put into its queue.

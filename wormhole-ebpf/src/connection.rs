@@ -1,7 +1,7 @@
 //! `sock_ops`: sees connections begin and end, and enrols those that belong to a head or a tail.
 //!
-//! A stranger's connect costs one look-up (is there a head on that port in that namespace?), a stranger's accept another
-//! one (did wormholed announce this connection?), and none of its bytes costs anything.
+//! A stranger's connect costs one look-up (is there a head on that port in that namespace?) and a glance at its process, a
+//! stranger's accept another one (did wormholed announce this connection?), and none of its bytes costs anything.
 
 use crate::atomic::{fetch_add, replace};
 use crate::gather::take_nagle_back;
@@ -132,10 +132,12 @@ fn door<'a>() -> Option<&'a mut Door> {
 }
 
 /// wormholed connects to a tail: whoever accepts there is the server, or the next segment of a chain. If nobody does, wormholed
-/// takes the token back.
+/// takes the token back. Nothing is left where another segment's head wants none of it.
 #[inline(always)]
 fn announce(door: &mut Door, tuple: &Tuple, head: Option<u32>) {
-    if head.is_some_and(|head| head & HEAD_OFF != 0) {
+    // Nor of one that connects to itself, because nobody listens there and it happens to have that very port: it would be its own server.
+    let itself = tuple.local == tuple.remote && tuple.local_port == tuple.remote_port;
+    if itself || head.is_some_and(|head| head & HEAD_OFF != 0) {
         return;
     }
     let Some(server) = side(door.slot, door.generation, Role::Server as u32) else { return };

@@ -12,7 +12,7 @@
 //!    (`acknowledged` in hold.rs), and wormholed acknowledges the message once it has put it into the receiver's
 //!    queue, when there is room. So one message is carried by the relay, and the next one goes direct again.
 //! 4. Memory: not while TCP has little left (memory.rs).
-//! 5. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered: it would be EACCES,
+//! 5. The receiver must be there. Otherwise TCP tells the sender the truth. SK_DROP is never answered to it: it would be EACCES,
 //!    and it sticks to the socket for the same reason as above.
 
 use crate::atomic::fetch_add;
@@ -28,7 +28,7 @@ use aya_ebpf::macros::sk_msg;
 use aya_ebpf::programs::SkMsgContext;
 use core::ptr;
 use wormhole_common::{
-    Count, DOOR_INJECTS, Door, HOLD_SHORT, LEFT, Member, OFF_RING, Role, SEVERAL, SHARED, STREAK, SlotSide, socket_key,
+    Count, DOOR_INJECTS, Door, HOLD_SHORT, LEFT, Member, OFF_RING, RINGS, Role, SEVERAL, SHARED, STREAK, SlotSide, socket_key,
 };
 
 const PASS: u32 = 1;
@@ -111,8 +111,11 @@ fn send(ctx: &SkMsgContext, me: &mut Member, mine: &mut SlotSide, peer: &mut Slo
 /// make its ring at any time, so every message asks.
 #[inline(always)]
 fn note_ring(task: u64, other: bool, mine: &mut SlotSide) {
-    if mine.off == 0 && mine.files == 0 && (has_ring(task) || (other && works_for_ring(task))) {
-        mine.off = OFF_RING;
+    if mine.manner & RINGS == 0 && mine.files == 0 && (has_ring(task) || (other && works_for_ring(task))) {
+        mine.manner |= RINGS;
+        if mine.off == 0 {
+            mine.off = OFF_RING;
+        }
         count(Count::Ring);
     }
 }

@@ -61,6 +61,8 @@ pub enum Stop {
     Memory,
     /// There is no queue, or not any more.
     Refused,
+    /// There is no door.
+    Shut,
 }
 
 impl Doors {
@@ -164,9 +166,9 @@ impl Door {
     pub fn put(&self, link: &Link, role: Role, data: &[u8]) -> (usize, Option<Stop>) {
         let mut put = 0;
         let Some(made) = self.made.as_ref().filter(|_| !self.shut.get() || self.opens_again()) else {
-            return (put, Some(Stop::Refused));
+            return (put, Some(Stop::Shut));
         };
-        let Some(errand) = self.sets_out(DOOR_INJECTS, link, role) else { return (put, Some(Stop::Refused)) };
+        let Some(errand) = self.sets_out(DOOR_INJECTS, link, role) else { return (put, Some(Stop::Shut)) };
         let mut stop = None;
         while let Some(rest) = data.get(put..).filter(|rest| !rest.is_empty() && stop.is_none()) {
             match rustix::net::send(&made.socket, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
@@ -174,6 +176,8 @@ impl Door {
                 Err(Errno::INTR) => {}
                 // Nothing else is waited for: what is redirected does not count as sent.
                 Err(Errno::AGAIN | Errno::NOMEM | Errno::NOBUFS) => stop = Some(Stop::Memory),
+                // Gone between the program's verdict and the kernel's.
+                Err(Errno::PIPE) => stop = Some(Stop::Refused),
                 Err(error) => {
                     if error != Errno::ACCESS {
                         tracing::error!(%error, "a door of the fast path is broken; what it was for is relayed");
@@ -184,6 +188,7 @@ impl Door {
             }
         }
         errand.store(DOOR_IDLE, Relaxed);
+        link.has_put(role);
         (put, stop)
     }
 
@@ -201,7 +206,7 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        // A thread that has none is not looked for.
+        // What this thread connects to, and puts nowhere, is a stranger's from now on.
         let _ = self.fastpath.thread.ask(&[0, 0]);
         if let Some(made) = self.made.take().filter(|_| !self.shut.get()) {
             self.fastpath.doors.free().push(made);

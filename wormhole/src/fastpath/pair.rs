@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use wormhole_common::{
     ASK_COMING, ASK_ENDURANCE, ASK_INODE, ASK_REDIRECTED, ENDS, GATHERS, OFF_ALONE, OFF_ENDED, OFF_PLAIN, OFF_RING, OFF_SPLICED,
-    OFF_STARVED, QUESTION_WORDS, Role, SEVERAL, socket_key,
+    OFF_STARVED, QUESTION_WORDS, RINGS, Role, SEVERAL, socket_key,
 };
 
 /// A client that is enrolled, and its server once that is too. Given back when the last segment that carries the
@@ -59,7 +59,7 @@ impl Pair {
     }
 
     /// True once the server's socket is enrolled.
-    pub(super) fn has_server(&self) -> bool {
+    pub fn has_server(&self) -> bool {
         self.server().is_some_and(|server| server.enrolled() != 0)
     }
 
@@ -217,6 +217,13 @@ impl Link {
         self.hop
     }
 
+    /// What was being put into the queue of the application in `role` is there, or is not.
+    pub(super) fn has_put(&self, role: Role) {
+        if let Some(side) = self.pair.side(role) {
+            side.leaves_door();
+        }
+    }
+
     /// The programs were told of this segment's tail.
     pub(super) fn announced(&self) {
         self.pair.announced.store(self.hop + 1, Relaxed);
@@ -289,7 +296,7 @@ impl Link {
 
     /// True when whoever sends to the application in `role` does so by io_uring: its socket is to leave the map.
     pub fn sends_by_ring(&self, role: Role) -> bool {
-        self.pair.sender_to(role).is_some_and(|side| side.off() == OFF_RING)
+        self.pair.sender_to(role).is_some_and(|side| side.manner() & RINGS != 0 && side.off() != OFF_ALONE)
     }
 
     /// Takes the socket of whoever sends to the application in `role` out of the map. Tells whether that is done; it is not

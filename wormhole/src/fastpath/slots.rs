@@ -51,7 +51,7 @@ impl Side<'_> {
     field!(unread: AtomicU8, u8, Acquire, "1 when it was closed with bytes unread.");
     field!(spliced: AtomicU8, u8, Acquire, "1 when the application used splice(2) on it.");
     field!(off: AtomicU8, u8, Acquire, "Why nothing that this side sends goes direct any more; 0: it does.");
-    field!(manner: AtomicU8, u8, Relaxed, "How this side sends: `SEVERAL`, and `GATHERS` or `ENDS`.");
+    field!(manner: AtomicU8, u8, Relaxed, "How this side sends: `SEVERAL`, `RINGS`, and `GATHERS` or `ENDS`.");
     field!(hops: AtomicU32, u32, Acquire, "Segments before the last one of a chain.");
     field!(direct_bytes: AtomicU64, u64, Relaxed, "Bytes that went straight to the other side.");
 
@@ -65,6 +65,12 @@ impl Side<'_> {
     pub fn publish(self, injected: u64) {
         // SAFETY: as above.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.at).injected) }.store(injected, Release);
+    }
+
+    /// Nothing is being put into this side's queue any more.
+    pub fn leaves_door(self) {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.at).door) }.store(0, Release);
     }
 
     /// Says that the application used splice(2) on it. False when that was known.

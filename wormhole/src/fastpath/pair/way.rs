@@ -44,10 +44,15 @@ impl Link {
         false
     }
 
-    /// What is handed on to the application in `role` goes by TCP from now on, because it has left the map; and so does all that
-    /// its sender sends.
+    /// What is handed on to the application in `role` goes by TCP from now on, because it has no queue any more; and so does all
+    /// that its sender sends.
     pub fn loses_queue(&self, role: Role) {
         self.sets_off(role, OFF_ENDED);
+    }
+
+    /// Likewise, because there is no door to its queue.
+    pub fn loses_door(&self, role: Role) {
+        self.sets_off(role, OFF_STARVED);
     }
 
     /// Likewise, because the kernel has no memory for its queue. Only when nothing waits there that was redirected, or the order

@@ -137,6 +137,7 @@ impl Queue {
         if self.full.is_none() {
             let waited = self.awaited.map_or(Duration::ZERO, |since| since.elapsed().max(Duration::from_nanos(1)));
             if !lane.link.expects(lane.to, dst, waited) {
+                self.awaited = None;
                 return false;
             }
             self.awaited.get_or_insert_with(Instant::now);
@@ -242,7 +243,7 @@ impl Pump {
     /// Puts bytes into the receiver's queue and publishes them. Says how many; if not all, it goes on by TCP from here when that
     /// queue is gone, or the kernel has no memory for it.
     pub(super) fn put(&mut self, lane: Lane<'_>, door: Option<&Door>, data: &[u8]) -> usize {
-        let (put, stop) = door.map_or((0, Some(Stop::Refused)), |door| door.put(lane.link, lane.to, data));
+        let (put, stop) = door.map_or((0, Some(Stop::Shut)), |door| door.put(lane.link, lane.to, data));
         self.bytes += put as u64;
         self.queue.put(put);
         lane.link.publish(lane.to, self.bytes);
@@ -252,11 +253,21 @@ impl Pump {
                 lane.link.loses_queue(lane.to);
                 self.out = Out::Plain;
             }
+            Some(Stop::Shut) => {
+                lane.link.loses_door(lane.to);
+                self.out = Out::Plain;
+            }
             // TCP gives an empty queue a packet however little memory there is.
             Some(Stop::Memory) if put == 0 && lane.link.starves(lane.to) => self.out = Out::Plain,
             Some(Stop::Memory) => self.queue.full = Some(LATER),
         }
         put
+    }
+
+    /// Makes the source's receive buffer as large as any other's again: nobody waits any more for what is done here.
+    fn widens(&mut self, src: BorrowedFd<'_>) {
+        let _ = sockopt::set_socket_recv_buffer_size_force(src, WIDE);
+        unclamp(src);
     }
 
     /// Takes the sender's socket out of the map if it sends by io_uring. While something is in its own queue, or on its way there,
@@ -267,20 +278,22 @@ impl Pump {
         }
         if lane.link.let_go(lane.to) {
             (self.queue.alone, self.queue.leaves) = (true, None);
-            // As any other socket's from now on: nobody waits for what is done here.
-            let _ = sockopt::set_socket_recv_buffer_size_force(src, WIDE);
-            unclamp(src);
+            self.widens(src);
         } else {
             self.queue.leaves = Some(self.queue.leaves.map_or(FIRST, |last| (2 * last).min(LAST)));
         }
     }
 
-    /// As above at the end of a turn: also after the first bytes, and if it did not succeed the last time.
+    /// As above at the end of a turn: also after the first bytes, and if it did not succeed the last time. And what was made small
+    /// for a queue is made large when that is gone.
     pub(super) fn sees_off_at_last(&mut self, src: BorrowedFd<'_>, lane: Option<Lane<'_>>) {
         if self.ended {
             self.queue.leaves = None;
-        } else if let Some(lane) = lane.filter(|_| self.out == Out::Inject) {
+        } else if let Some(lane) = lane.filter(|lane| self.out != Out::Undecided && !lane.link.passes_on(lane.to)) {
             self.sees_off(src, lane);
+            if self.out == Out::Plain && std::mem::take(&mut self.queue.narrowed) {
+                self.widens(src);
+            }
         }
     }
 

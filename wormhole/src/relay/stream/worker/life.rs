@@ -133,6 +133,11 @@ impl Worker {
         conn.tried = now;
         conn.trouble = None;
         conn.drop_tail();
+        if conn.link.as_ref().is_ok_and(|link| link.pair().has_server()) {
+            // It was about to answer after all, and what the client sends goes there by now.
+            self.fail(slot, "the tail answered when it had been given up");
+            return;
+        }
         self.connect(slot, now);
     }
 
