@@ -14,7 +14,12 @@ use wormhole_tests::room::{Room, SOON};
 use wormhole_tests::traffic::{self, End, PATIENCE, Stream, ask, connect, drain, endless};
 use wormhole_tests::{fast, require, three_ways, wait_until};
 
-three_ways!(a_stream_that_begins_in_the_syn, a_socket_that_is_connected_again, a_server_that_waits_for_the_first_byte);
+three_ways!(
+    a_stream_that_begins_in_the_syn,
+    a_socket_that_is_connected_again,
+    a_server_that_waits_for_the_first_byte,
+    a_reset_before_the_server_is_there
+);
 
 /// The relay is behind by exactly one message again and again, and the next one must not take its place.
 fn a_stream_that_begins_in_the_syn(lane: &Lane) {
@@ -112,6 +117,17 @@ fn a_server_that_waits_for_the_first_byte(lane: &Lane) {
             server.write_all(&[7; 1000]).unwrap();
             server.end().unwrap();
         });
+    }
+}
+
+/// The relay waits for a moment until the server's socket is there; a reset that comes meanwhile does not take away what came before.
+fn a_reset_before_the_server_is_there(lane: &Lane) {
+    raw::set_number(&lane.listener, DEFER_ACCEPT, 5).unwrap();
+    for round in 0..5 {
+        let mut client = lane.client();
+        client.write_all(b"last words").unwrap();
+        traffic::reset(client);
+        assert_eq!(drain(&mut lane.accept()), (b"last words".to_vec(), End::Reset), "round {round}");
     }
 }
 
