@@ -15,25 +15,26 @@ use rustix::fd::BorrowedFd;
 use rustix::net::{getpeername, getsockname};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use wormhole_common::Tuple;
 
 /// How long bytes wait for a server to be enrolled.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// And for one that is just being: the program that claims it has begun.
 const CLAIMED: Duration = Duration::from_millis(1);
 
-/// Waiting in vain for so many connections tells of a server that is always made by the first bytes.
+/// Waiting in vain for so many connections in a row tells of a server that is always made by the first bytes.
 const IN_VAIN: u32 = 3;
 
 /// From then on it is waited for now and then only: it may be another server, or the machine may have been very busy.
 const SELDOM: u32 = 256;
 
-/// After so long it begins anew: a busy moment, in which many were late, is no rule.
-const FORGOTTEN: Duration = Duration::from_secs(10);
+/// After so long it begins anew.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// So many servers are remembered; with more all are forgotten.
 const MOST: usize = 1024;
@@ -41,13 +42,17 @@ const MOST: usize = 1024;
 /// A server as those who connect to it know it: its namespace and its address.
 type Key = (u64, SocketAddr);
 
-/// How many connections were waited for in vain, or not at all, since when, by server.
+/// How many connections in a row were waited for in vain, or not at all, since when, by server.
 #[derive(Debug, Default)]
-pub(super) struct Late(Mutex<HashMap<Key, (u32, Instant)>>);
+pub(super) struct Late {
+    servers: Mutex<HashMap<Key, (u32, Instant)>>,
+    /// There are some.
+    any: AtomicBool,
+}
 
 impl Late {
     fn all(&self) -> MutexGuard<'_, HashMap<Key, (u32, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True when it is worth to wait for this one.
@@ -61,13 +66,15 @@ impl Late {
         }
     }
 
-    /// It was waited for this one, and it came or did not.
+    /// This one was there before its first bytes, or was not although it was waited for.
     fn note(&self, key: Key, came: bool) {
         let mut all = self.all();
         if came {
             all.remove(&key);
+            self.any.store(!all.is_empty(), Relaxed);
             return;
         }
+        self.any.store(true, Relaxed);
         if all.len() >= MOST {
             all.clear();
         }
@@ -96,9 +103,12 @@ impl Fastpath {
         waited < PATIENCE
     }
 
-    /// Whom `tail` leads to was waited for, and has come.
+    /// Whom `tail` leads to has come before the first bytes: it is none that is made by them.
     pub(super) fn has_come(&self, tail: BorrowedFd<'_>) {
-        if let Some((key, _)) = here(tail) {
+        // Most of the time there is nothing to be taken back.
+        if self.late.any.load(Relaxed)
+            && let Some((key, _)) = here(tail)
+        {
             self.late.note(key, true);
         }
     }
@@ -154,6 +164,7 @@ mod tests {
         assert!(late.is_worth_it(&(2, key.1)), "another one");
         late.note(key, true);
         assert!(late.is_worth_it(&key) && late.is_worth_it(&key));
+        assert!(!late.any.load(Relaxed), "nothing is remembered of whoever was there in time");
     }
 
     #[test]

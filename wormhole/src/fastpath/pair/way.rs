@@ -16,9 +16,7 @@ impl Link {
         if peer.enrolled() == 0 {
             return self.pair.fastpath.expects(fd, waited);
         }
-        if !waited.is_zero() {
-            self.pair.fastpath.has_come(fd);
-        }
+        self.pair.fastpath.has_come(fd);
         false
     }
 
