@@ -208,7 +208,7 @@ pub struct SlotSide {
     pub sock: u64,
     /// Bytes that this side sent straight into the other's queue. Program.
     pub direct_bytes: u64,
-    /// Address of the door by which bytes are being put into this side's queue; 0: none are. Program, and userspace afterwards.
+    /// Address of the door by which bytes are being put into this side's queue, or 0. Program, and userspace afterwards.
     pub door: u64,
     /// Bytes of this side that userspace has put into the other's queue, published after the send. Userspace.
     pub injected: u64,
@@ -247,7 +247,8 @@ pub const OFF_STARVED: u8 = 4;
 
 /// This side sends by io_uring, and its socket has left the map.
 pub const OFF_ALONE: u8 = 5;
-/// The other side has left the map, because it sends no more or is about to close; or it uses splice(2). What comes for it goes by TCP.
+/// The other side has left the map, because it sends no more or is about to close; or it uses splice(2). What comes for it goes
+/// by TCP.
 pub const OFF_ENDED: u8 = 6;
 
 /// Set in [`SlotSide::queued`]: the socket leaves the map, and nothing more may be put into its queue.

@@ -132,10 +132,10 @@ fn door<'a>() -> Option<&'a mut Door> {
 }
 
 /// wormholed connects to a tail: whoever accepts there is the server, or the next segment of a chain. If nobody does, wormholed
-/// takes the token back. Nothing is left where another segment's head wants none of it.
+/// takes the token back. None is left for a head that is off.
 #[inline(always)]
 fn announce(door: &mut Door, tuple: &Tuple, head: Option<u32>) {
-    // Nor of one that connects to itself, because nobody listens there and it happens to have that very port: it would be its own server.
+    // Nor where nobody listens and the socket happens to have that very port: it would be its own server.
     let itself = tuple.local == tuple.remote && tuple.local_port == tuple.remote_port;
     if itself || head.is_some_and(|head| head & HEAD_OFF != 0) {
         return;

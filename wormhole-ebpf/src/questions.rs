@@ -1,5 +1,5 @@
-//! What wormholed asks, and tells: programs that are never attached, only run (`BPF_PROG_TEST_RUN` of a raw tracepoint, Linux 5.10).
-//! The answer is the return value. Not by aya's `#[raw_tracepoint]`, whose programs always return 0.
+//! What wormholed asks, and tells: programs that are never attached, only run (`BPF_PROG_TEST_RUN` of a raw tracepoint, Linux
+//! 5.10). The answer is the return value. Not by aya's `#[raw_tracepoint]`, whose programs always return 0.
 
 use crate::kernel::{backlog, inode, is_drained, is_left_alone, process};
 use crate::maps::{WH_SELF, WH_THREADS, is_settled, slot};
