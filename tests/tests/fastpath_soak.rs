@@ -3,7 +3,7 @@
 //!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `LOAD` | how many seconds it lasts instead of ten |
+//! | `LOAD` | how many seconds each of the two lasts instead of ten (`cargo xtask test --suite-limit` for more than a few minutes) |
 //! | `SEED` | repeats the conversations and the order of the kills |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test says by panicking that it failed
 
