@@ -49,7 +49,7 @@ fn a_refusal_is_forgotten() {
         // By TCP, for the server has left the map; and the relay, which has put what came before into its queue, is refused.
         client.write_all(b"too late").unwrap();
         let (got, end) = drain(&mut client);
-        assert!(got.is_empty() && end == End::Reset || end == End::Eof, "round {round}: {got:?}, {end:?}");
+        assert!(got.is_empty() && matches!(end, End::Reset | End::Eof), "round {round}: {got:?}, {end:?}");
         wait_until("both refusals", SOON, || (gone() >= count + 2).then_some(()));
         let error = client.write_all(b"and later").map_or_else(|error| error.kind(), |()| ErrorKind::Other);
         assert!(matches!(error, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "round {round}: {error:?}");

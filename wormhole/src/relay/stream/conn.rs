@@ -10,8 +10,8 @@
 //!   an EOF, whatever we do.
 
 use super::pipes::Pipes;
-use super::pump::{Lane, Pump, Ready, Tools, Turn, hand_on_end};
-use super::socket::{Far, end_orderly, peer_name};
+use super::pump::{Lane, Pump, Ready, Tools, Turn};
+use super::socket::{Far, end_orderly, hand_on_end, peer_name};
 use crate::fastpath::{Link, Role, Why};
 use crate::model::{Bytes, ConnectionView};
 use crate::relay::Route;
@@ -131,7 +131,7 @@ impl Conn {
 
     /// The server's socket, once an attempt is under way.
     pub fn tail(&self) -> Option<BorrowedFd<'_>> {
-        self.tail.as_ref().map(|tail| tail.fd.as_fd())
+        self.tail.as_ref().map(AsFd::as_fd)
     }
 
     /// Takes the socket of an attempt to connect.
@@ -234,7 +234,7 @@ impl Conn {
 
     /// One turn of the pump that reads from this side.
     fn turn(&mut self, from: Side, tools: &mut Tools) -> Turn {
-        let Some(tail) = self.tail.as_ref().map(|tail| tail.fd.as_fd()) else { return Turn::Waiting };
+        let Some(tail) = self.tail.as_ref().map(AsFd::as_fd) else { return Turn::Waiting };
         let head = (self.head.as_fd(), &mut self.head_ready);
         let tail = (tail, &mut self.tail_ready);
         let counters = &self.route.counters;
@@ -308,7 +308,7 @@ impl Conn {
 
     /// Hands EOF on where a direction has ended. The side that could not take it, if one could not.
     fn hand_on_ends(&mut self) -> Option<Side> {
-        let tail = self.tail.as_ref().map(|tail| tail.fd.as_fd())?;
+        let tail = self.tail.as_ref().map(AsFd::as_fd)?;
         if self.to_tail.end_to_hand_on() && hand_on_end(tail).is_err() {
             return Some(Side::Tail);
         }

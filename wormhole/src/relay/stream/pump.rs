@@ -14,7 +14,7 @@ use super::pipes::{Pipe, Pipes};
 use crate::fastpath::{Door, Link, Role};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown};
+use rustix::net::SendFlags;
 
 /// The most that one read takes, and so the most that one direction keeps in userspace.
 pub const CHUNK_MAX: usize = 256 * 1024;
@@ -392,12 +392,4 @@ pub(super) fn not_read(error: Errno, src_ready: &mut Ready) -> Option<Turn> {
         Errno::INTR => None,
         e => Some(Turn::ReadFailed(e)),
     }
-}
-
-/// Hands the end of a direction on.
-///
-/// # Errors
-/// The kernel's answer: ENOTCONN when the receiver is gone.
-pub fn hand_on_end(dst: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::net::shutdown(dst, Shutdown::Write)
 }

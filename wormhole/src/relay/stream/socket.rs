@@ -5,7 +5,7 @@ use crate::relay::{RelayOptions, Target, TargetAddr};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketType};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -57,6 +57,14 @@ pub fn end_orderly(fd: BorrowedFd<'_>) {
     let _ = sockopt::set_socket_linger(fd, None);
 }
 
+/// Hands the end of a direction on.
+///
+/// # Errors
+/// The kernel's answer: ENOTCONN when the receiver is gone.
+pub fn hand_on_end(dst: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::net::shutdown(dst, Shutdown::Write)
+}
+
 /// Acknowledges what has arrived on a TCP socket, if that has not been done, and leaves what arrives later to be
 /// acknowledged when this is called again, or after some time (at most 200 ms, as by tcp(7)).
 pub fn acknowledge(fd: BorrowedFd<'_>) {
@@ -87,8 +95,13 @@ fn set_quickack(fd: BorrowedFd<'_>, value: libc::c_int) {
 pub struct Far {
     /// Closed after this: the programs must not wait for whoever accepts a connection that is gone.
     _announced: Option<Announced>,
-    /// The socket.
-    pub fd: OwnedFd,
+    fd: OwnedFd,
+}
+
+impl AsFd for Far {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl From<OwnedFd> for Far {

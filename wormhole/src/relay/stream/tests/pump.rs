@@ -87,7 +87,7 @@ proptest! {
                         prop_assert!(!pump.is_stuck() && left.is_empty());
                         ended = true;
                         if pump.end_to_hand_on() {
-                            super::super::pump::hand_on_end(drain.as_fd()).unwrap();
+                            super::super::socket::hand_on_end(drain.as_fd()).unwrap();
                         }
                         break;
                     }
