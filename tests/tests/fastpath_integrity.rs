@@ -62,12 +62,13 @@ fn over_in(room: &Room, crowd: &Crowd, lengths: &[usize], at_once: usize, prepar
                 assert_eq!(connections["reset"], 0, "{segment}");
             }
             assert!(direct > 0, "chain of {}: no byte went direct: {segment}", chain.len);
-            // A client may have vanished before it was accepted, and on a machine that is busy enough a server is late.
+            // A client may have vanished before it was accepted, and where the processor is emulated a few servers are late.
             let fallbacks = segment["fallbacks"].as_object();
             let late = fallbacks.and_then(|why| why.get("server-late")?.as_u64()).unwrap_or_default();
             let others =
                 fallbacks.is_some_and(|why| why.keys().any(|why| !["client-unseen", "server-late"].contains(&why.as_str())));
-            assert!(!others && late * 20 <= total as u64, "chain of {}: too many were relayed: {segment}", chain.len);
+            let tolerated = if is_emulated() { total as u64 / 20 } else { 0 };
+            assert!(!others && late <= tolerated, "chain of {}: too many were relayed: {segment}", chain.len);
             bytes = (bytes.0 + counted.0 + counted.1, bytes.1 + direct);
         }
     }
